@@ -1,0 +1,31 @@
+//! The command line: one variant per command, one module per variant.
+
+pub mod build_ebpf;
+
+use crate::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, checks and tests of the cwasi repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    BuildEbpf(build_ebpf::Args),
+}
+
+impl Cli {
+    /// Runs the chosen command.
+    ///
+    /// # Errors
+    /// The first failure of the command, as one line with its remedy.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::BuildEbpf(args) => build_ebpf::run(&args),
+        }
+    }
+}
