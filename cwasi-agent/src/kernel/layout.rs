@@ -1,0 +1,63 @@
+//! The offsets that the programs need, taken from the kernel's BTF.
+
+use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure};
+
+use super::btf::{Btf, Member};
+use super::error::PlaneError;
+
+/// Finds the offsets in the running kernel, for a way to measure the peer's queue.
+///
+/// # Errors
+/// The kernel has no BTF, or lacks a field without which nothing may be redirected.
+pub(super) fn offsets(btf: &Btf, measure: QueueMeasure) -> Result<Offsets, PlaneError> {
+    let nonagle = member(btf, "tcp_sock", "nonagle")?;
+    let offsets = Offsets {
+        sock_cookie: bytes(btf, "sock", "__sk_common.skc_cookie")?,
+        sock_user_data: bytes(btf, "sock", "sk_user_data")?,
+        sock_rmem_alloc: bytes(btf, "sock", "sk_backlog.rmem_alloc")?,
+        // Up to 5.10.218 the pointer shares its place with a tagged `val`: a tagged one is no address, and fails to be read.
+        sock_cgroup: bytes(btf, "sock", "sk_cgrp_data.cgroup")
+            .or_else(|_| bytes(btf, "sock", "sk_cgrp_data.val"))?,
+        cgroup_kn: bytes(btf, "cgroup", "kn")?,
+        kn_id: bytes(btf, "kernfs_node", "id")?,
+        icsk_ulp_ops: bytes(btf, "inet_connection_sock", "icsk_ulp_ops")?,
+        tcp_write_seq: bytes(btf, "tcp_sock", "write_seq")?,
+        tcp_copied_seq: bytes(btf, "tcp_sock", "copied_seq")?,
+        tcp_nonagle: nonagle.bit_offset / 8,
+        tcp_nonagle_shift: nonagle.bit_offset % 8,
+        tcp_nonagle_mask: mask(nonagle.bitfield_bits),
+        psock_msg_tot_len: optional(btf, "sk_psock", "msg_tot_len"),
+        psock_ingress_msg: bytes(btf, "sk_psock", "ingress_msg")?,
+        // Without these sendfile looks like any other write.
+        task_splice_pipe: optional(btf, "task_struct", "splice_pipe"),
+        pipe_head: optional(btf, "pipe_inode_info", "head"),
+        pipe_tail: optional(btf, "pipe_inode_info", "tail"),
+        measure: measure as u32,
+    };
+    match measure {
+        QueueMeasure::MessageTotal if offsets.psock_msg_tot_len == 0 => Err(PlaneError::MissingField {
+            field: "sk_psock.msg_tot_len".to_owned(),
+        }),
+        _ => Ok(offsets),
+    }
+}
+
+fn member(btf: &Btf, structure: &str, path: &str) -> Result<Member, PlaneError> {
+    btf.member(structure, path)
+        .ok_or_else(|| PlaneError::MissingField {
+            field: format!("{structure}.{path}"),
+        })
+}
+
+fn bytes(btf: &Btf, structure: &str, path: &str) -> Result<u32, PlaneError> {
+    Ok(member(btf, structure, path)?.bit_offset / 8)
+}
+
+fn optional(btf: &Btf, structure: &str, path: &str) -> u32 {
+    btf.member(structure, path)
+        .map_or(0, |member| member.bit_offset / 8)
+}
+
+fn mask(bits: u32) -> u32 {
+    if bits == 0 { 0xff } else { (1 << bits) - 1 }
+}

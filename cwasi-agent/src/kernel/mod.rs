@@ -1,0 +1,22 @@
+//! The data plane of the running kernel.
+//!
+//! - [`btf`] and `layout`: where this kernel keeps the fields that the programs read.
+//! - [`object`]: the embedded eBPF object.
+//! - `bpffs`, `links`, `plane`: maps and links, pinned so that they outlive the agent: [`KernelPlane`].
+//! - [`pinned`]: the kill switch without an agent.
+//! - [`sockets`] and [`selftest`]: proof on private sockets that the kernel does what the data plane needs.
+
+mod bpffs;
+pub mod btf;
+mod error;
+mod layout;
+mod links;
+pub mod object;
+pub mod pinned;
+mod plane;
+pub mod selftest;
+pub mod sockets;
+mod sys;
+
+pub use error::PlaneError;
+pub use plane::{KernelPlane, Options};

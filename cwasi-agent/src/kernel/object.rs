@@ -1,0 +1,102 @@
+//! The embedded eBPF object, and its load.
+
+use std::path::Path;
+
+use aya::maps::{Map, MapData};
+use aya::programs::{SkMsg, SockOps};
+use aya::{Ebpf, EbpfLoader};
+use cwasi_ebpf_common::maps::names;
+use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use sha2::{Digest, Sha256};
+
+use super::btf::Btf;
+use super::error::PlaneError;
+use super::layout;
+
+/// The object that `cargo xtask build-ebpf` made of `cwasi-ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/cwasi.bpf.o");
+
+pub(super) const SOCK_OPS: &str = "cwasi_sock_ops";
+pub(super) const SK_MSG: &str = "cwasi_sk_msg";
+
+/// SHA-256 of the embedded object, in hex.
+#[must_use]
+pub fn sha256() -> String {
+    Sha256::digest(OBJECT)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The object in the kernel: maps made (or taken from their pins), programs accepted by the verifier.
+pub(super) struct Loaded {
+    ebpf: Ebpf,
+}
+
+impl Loaded {
+    /// Loads the object. With `pins`, maps are taken from that directory where they are, and pinned there where not.
+    pub(super) fn load(
+        measure: QueueMeasure,
+        sockets: Option<u32>,
+        pins: Option<&Path>,
+    ) -> Result<Self, PlaneError> {
+        // Before 5.11 maps count against RLIMIT_MEMLOCK; where raising it fails, the load says so itself.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        let offsets: Offsets = layout::offsets(&Btf::of_kernel()?, measure)?;
+        let btf = aya::Btf::from_sys_fs().ok();
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(btf.as_ref())
+            .override_global("OFFSETS", &offsets, true);
+        if let Some(sockets) = sockets {
+            loader.map_max_entries(names::SOCKETS, sockets);
+        }
+        if let Some(pins) = pins {
+            for name in names::ALL {
+                loader.map_pin_path(name, pins.join(name));
+            }
+        }
+        let load = |source| PlaneError::Load {
+            source: Box::new(source),
+        };
+        let mut ebpf = loader.load(OBJECT).map_err(load)?;
+        program::<SockOps>(&mut ebpf, SOCK_OPS)?
+            .load()
+            .map_err(PlaneError::program(SOCK_OPS, "load"))?;
+        program::<SkMsg>(&mut ebpf, SK_MSG)?
+            .load()
+            .map_err(PlaneError::program(SK_MSG, "load"))?;
+        Ok(Self { ebpf })
+    }
+
+    pub(super) fn sock_ops(&mut self) -> Result<&mut SockOps, PlaneError> {
+        program(&mut self.ebpf, SOCK_OPS)
+    }
+
+    pub(super) fn sk_msg(&mut self) -> Result<&mut SkMsg, PlaneError> {
+        program(&mut self.ebpf, SK_MSG)
+    }
+
+    /// Takes a map out of the object, as the type it has.
+    pub(super) fn map<T>(&mut self, name: &'static str) -> Result<T, PlaneError>
+    where
+        T: TryFrom<Map, Error = aya::maps::MapError>,
+    {
+        let map = self.ebpf.take_map(name).ok_or(PlaneError::NoSuch(name))?;
+        T::try_from(map).map_err(PlaneError::map(name, "type"))
+    }
+}
+
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, PlaneError>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or(PlaneError::NoSuch(name))?;
+    program.try_into().map_err(PlaneError::program(name, "type"))
+}
+
+/// Opens a pinned map.
+pub(super) fn pinned(pins: &Path, name: &'static str) -> Result<MapData, PlaneError> {
+    MapData::from_pin(pins.join(name)).map_err(PlaneError::map(name, "open"))
+}

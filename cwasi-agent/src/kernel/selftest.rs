@@ -1,0 +1,369 @@
+//! Proof, on private sockets in a private network namespace, that this kernel does what the data plane needs.
+//!
+//! Kernel versions lie (backports, vendors): what is trusted is what was seen. The test tries each way to measure the
+//! receiver's queue, best first, and the first that passes every check is the one to use.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aya::maps::lpm_trie::Key;
+use cwasi_client::cgroup::{self, Leaf};
+use cwasi_ebpf_common::maps::{Config, Flow, FunctionEntry, Locality, TrafficEntry, TrafficKey};
+use cwasi_ebpf_common::offsets::QueueMeasure;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+
+use super::error::PlaneError;
+use super::links;
+use super::object::Loaded;
+use super::plane::Maps;
+use super::sockets::SocketFactory;
+
+/// How long a step may take before the kernel is called broken.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Enough to find a queue that is not bounded, and too little to hurt a node.
+const FLOOD: usize = 48 << 20;
+/// What the queue may hold above its budget: one message, and what TCP itself buffers.
+const SLACK: u64 = 1 << 20;
+
+/// One thing that the kernel was seen to do, or not.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Check {
+    /// `redirect`, `queue_charged`, `order_across_spill` or `eof_after_data`.
+    pub name: &'static str,
+    /// Whether it works.
+    pub passed: bool,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// What the self-test found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Every check, for the measure chosen, or for the last one tried.
+    pub checks: Vec<Check>,
+    /// The measure with which every check passed.
+    pub measure: Option<QueueMeasure>,
+}
+
+/// Names of the checks, in order.
+pub const CHECKS: [&str; 4] = [
+    "redirect",
+    "queue_charged",
+    "order_across_spill",
+    "eof_after_data",
+];
+
+/// Tries each queue measure until one passes every check.
+#[must_use]
+pub fn run() -> Report {
+    let mut checks = Vec::new();
+    for measure in QueueMeasure::ALL {
+        // A network namespace belongs to a thread: this one ends with it.
+        let tried = std::thread::spawn(move || try_measure(measure)).join();
+        checks = tried.unwrap_or_else(|_| failed(0, "the self-test panicked"));
+        if checks.iter().all(|check| check.passed) {
+            return Report {
+                checks,
+                measure: Some(measure),
+            };
+        }
+    }
+    Report {
+        checks,
+        measure: None,
+    }
+}
+
+/// Every check, with one way to measure the queue.
+#[must_use]
+pub fn try_measure(measure: QueueMeasure) -> Vec<Check> {
+    let mut bench = match Bench::new(measure) {
+        Ok(bench) => bench,
+        Err(error) => return failed(0, &format!("{}: {error}", measure.label())),
+    };
+    let steps = [
+        Bench::redirect,
+        Bench::queue_charged,
+        Bench::order_across_spill,
+        Bench::eof_after_data,
+    ];
+    let mut checks = Vec::new();
+    for (name, step) in CHECKS.into_iter().zip(steps) {
+        match step(&mut bench) {
+            Ok(detail) => checks.push(Check {
+                name,
+                passed: true,
+                detail: format!("{}: {detail}", measure.label()),
+            }),
+            Err(error) => {
+                checks.push(Check {
+                    name,
+                    passed: false,
+                    detail: format!("{}: {error}", measure.label()),
+                });
+                // The stream is in an unknown state: what follows would only repeat the failure.
+                checks.extend(failed(checks.len(), "not tried, an earlier check failed"));
+                break;
+            }
+        }
+    }
+    checks
+}
+
+fn failed(from: usize, detail: &str) -> Vec<Check> {
+    CHECKS
+        .into_iter()
+        .skip(from)
+        .map(|name| Check {
+            name,
+            passed: false,
+            detail: detail.to_owned(),
+        })
+        .collect()
+}
+
+/// Why a check failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The plane could not be loaded.
+    #[error("{0}")]
+    Plane(#[from] PlaneError),
+    /// The cgroup could not be made.
+    #[error("{0}")]
+    Cgroup(#[from] cgroup::CgroupError),
+    /// A socket call failed.
+    #[error("{call}: {source}")]
+    Socket { call: &'static str, source: io::Error },
+    /// The kernel did something else.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+fn call(call: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |source| Failure::Socket { call, source }
+}
+
+/// A connected pair of private sockets under a private instance of the programs.
+struct Bench {
+    maps: Maps,
+    sender: TcpStream,
+    receiver: TcpStream,
+    sent: u64,
+    received: u64,
+    // What follows is kept until the sockets are closed.
+    _links: (aya::programs::links::FdLink, aya::programs::sk_msg::SkMsgLink),
+    _object: Loaded,
+    _factory: SocketFactory,
+    _leaf: Leaf,
+}
+
+impl Bench {
+    fn new(measure: QueueMeasure) -> Result<Self, Failure> {
+        let netns = private_netns().map_err(call("make a network namespace"))?;
+        let leaf = Leaf::create("selftest")?;
+        let mut object = Loaded::load(measure, None, None)?;
+        let mut maps = Maps::take(&mut object)?;
+        let verdict = maps.attach_verdict(&mut object)?;
+        configure(&mut maps, leaf.id())?;
+        let link = links::attach(object.sock_ops()?, leaf.path())?;
+        let mut factory =
+            SocketFactory::start(Some(leaf.path()), Some(&netns)).map_err(call("enter the cgroup"))?;
+        let (sender, receiver) = connect(&mut factory).map_err(call("connect"))?;
+        Ok(Self {
+            maps,
+            sender,
+            receiver,
+            sent: 0,
+            received: 0,
+            _links: (link, verdict),
+            _object: object,
+            _factory: factory,
+            _leaf: leaf,
+        })
+    }
+
+    fn redirect(&mut self) -> Result<String, Failure> {
+        for _ in 0..4 {
+            self.send(1000).map_err(call("send"))?;
+            self.expect(1000)?;
+        }
+        match self.flow()?.sent.redirect_messages {
+            0 => Err(Failure::Wrong("4 messages sent, none was redirected".to_owned())),
+            redirected => Ok(format!("{redirected} of 4 messages redirected")),
+        }
+    }
+
+    /// Nobody reads: the queue must stop growing near its budget, and the sender must be stopped by TCP.
+    fn queue_charged(&mut self) -> Result<String, Failure> {
+        let before = self.flow()?.sent;
+        self.sender
+            .set_nonblocking(true)
+            .map_err(call("set_nonblocking"))?;
+        let mut flooded = 0;
+        while flooded < FLOOD {
+            match self.send(32 << 10) {
+                Ok(sent) => flooded += sent,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    return Err(Failure::Socket {
+                        call: "send to an idle reader",
+                        source: error,
+                    });
+                }
+            }
+        }
+        self.sender.set_nonblocking(false).map_err(call("set_blocking"))?;
+        let after = self.flow()?.sent;
+        let queued = after.redirect_bytes - before.redirect_bytes;
+        if queued > u64::from(Config::MIN_BUDGET) + SLACK || flooded >= FLOOD {
+            return Err(Failure::Wrong(format!(
+                "an idle reader's queue grew to {queued} bytes"
+            )));
+        }
+        if after.to_tcp == before.to_tcp {
+            return Err(Failure::Wrong("the sender never went back to TCP".to_owned()));
+        }
+        Ok(format!(
+            "{queued} bytes queued, then TCP took {} and stopped",
+            after.tcp_bytes - before.tcp_bytes
+        ))
+    }
+
+    /// Reads what the flood left in both queues, and goes on: the bytes must come in the order in which they were sent.
+    fn order_across_spill(&mut self) -> Result<String, Failure> {
+        let waiting = usize::try_from(self.sent - self.received).unwrap_or(usize::MAX);
+        self.expect(waiting)?;
+        let before = self.flow()?.sent;
+        let deadline = Instant::now() + PATIENCE;
+        while self.flow()?.sent.to_redirect == before.to_redirect {
+            if Instant::now() > deadline {
+                return Err(Failure::Wrong(
+                    "the flow was not redirected again after its spill".to_owned(),
+                ));
+            }
+            self.send(1000).map_err(call("send"))?;
+            self.expect(1000)?;
+        }
+        Ok(format!(
+            "{} bytes in order over {} changes of path",
+            self.received,
+            before.to_tcp + before.to_redirect + 1
+        ))
+    }
+
+    fn eof_after_data(&mut self) -> Result<String, Failure> {
+        self.send(100_000).map_err(call("send"))?;
+        self.sender
+            .shutdown(std::net::Shutdown::Write)
+            .map_err(call("shutdown"))?;
+        self.expect(100_000)?;
+        match self.receiver.read(&mut [0; 16]).map_err(call("read the end"))? {
+            0 => Ok("the end came after 100000 bytes".to_owned()),
+            more => Err(Failure::Wrong(format!("{more} bytes came after the last"))),
+        }
+    }
+
+    /// Sends the next `len` bytes of the pattern, or as many as one call takes from a non-blocking socket.
+    fn send(&mut self, len: usize) -> io::Result<usize> {
+        let data: Vec<u8> = (0..len as u64).map(|at| pattern(self.sent + at)).collect();
+        let sent = self.sender.write(&data)?;
+        self.sent += sent as u64;
+        Ok(sent)
+    }
+
+    /// Reads `len` bytes, which must go on with the pattern.
+    fn expect(&mut self, len: usize) -> Result<(), Failure> {
+        let mut data = vec![0; len];
+        self.receiver.read_exact(&mut data).map_err(call("read"))?;
+        let wrong = (self.received..)
+            .zip(&data)
+            .find(|(at, byte)| pattern(*at) != **byte);
+        self.received += len as u64;
+        match wrong {
+            None => Ok(()),
+            Some((at, _)) => Err(Failure::Wrong(format!("byte {at} is not the one that was sent"))),
+        }
+    }
+
+    fn flow(&self) -> Result<Flow, Failure> {
+        let local = self.sender.local_addr().map_err(call("getsockname"))?.port();
+        let flows = self.maps.flows.iter().filter_map(Result::ok);
+        flows
+            .map(|(_, flow)| flow)
+            .find(|flow| flow.local_port == u32::from(local))
+            .ok_or_else(|| Failure::Wrong("the connection was not enrolled".to_owned()))
+    }
+}
+
+/// A byte that differs from its neighbours, and from those a page or a message away.
+fn pattern(at: u64) -> u8 {
+    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56).to_le_bytes()[0]
+}
+
+fn configure(maps: &mut Maps, cgroup_id: u64) -> Result<(), PlaneError> {
+    use cwasi_ebpf_common::maps::names;
+    let config = Config {
+        budget: Config::MIN_BUDGET,
+        learn: 0,
+        ..Config::default()
+    };
+    maps.config
+        .set(0, config, 0)
+        .map_err(PlaneError::map(names::CONFIG, "update"))?;
+    let other = maps.traffic.insert(TrafficKey::OTHER, TrafficEntry::EMPTY, 0);
+    other.map_err(PlaneError::map(names::TRAFFIC, "update"))?;
+    let function = maps
+        .functions
+        .insert(cgroup_id, FunctionEntry { id: 1, reserved: 0 }, 0);
+    function.map_err(PlaneError::map(names::FUNCTIONS, "update"))?;
+    let loopback = Key::new(128, Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets());
+    maps.locality
+        .insert(&loopback, Locality::Local as u32, 0)
+        .map_err(PlaneError::map(names::LOCALITY, "update"))
+}
+
+/// Moves the calling thread into a new network namespace whose loopback is up, and gives its file.
+fn private_netns() -> io::Result<PathBuf> {
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    let control = socket::socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: an all-zero ifreq is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (target, byte) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *target = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = 1; // IFF_UP
+    // SAFETY: the request is a live ifreq, which SIOCSIFFLAGS reads.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Path::new("/proc/thread-self/ns/net").to_owned())
+}
+
+fn connect(factory: &mut SocketFactory) -> io::Result<(TcpStream, TcpStream)> {
+    let mut tcp = || factory.socket(libc::AF_INET, libc::SOCK_STREAM);
+    let (listener, connecting): (OwnedFd, OwnedFd) = (tcp()?, tcp()?);
+    socket::bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
+    socket::listen(&listener, socket::Backlog::new(1)?)?;
+    let listener = TcpListener::from(listener);
+    let SocketAddr::V4(address) = listener.local_addr()? else {
+        return Err(io::Error::other("an AF_INET socket has no IPv4 address"));
+    };
+    socket::connect(connecting.as_raw_fd(), &SockaddrIn::from(address))?;
+    let (sender, receiver) = (TcpStream::from(connecting), listener.accept()?.0);
+    for stream in [&sender, &receiver] {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+    }
+    Ok((sender, receiver))
+}

@@ -1,0 +1,6 @@
+//! The node agent of cwasi.
+//!
+//! Data flows one way: kernel events → agent state → metrics and API.
+
+pub mod kernel;
+pub mod plane;
