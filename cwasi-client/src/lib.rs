@@ -1,0 +1,14 @@
+//! What a program on the node needs to make a process a function of the data plane.
+//!
+//! - [`protocol`]: the messages of the agent's Unix socket.
+//! - [`client`]: a blocking client of that socket.
+//! - [`cgroup`]: the cgroup v2 leaf by which the kernel recognises a function.
+//! - [`netns`]: the network namespace in which a function's sockets are opened.
+
+pub mod cgroup;
+pub mod client;
+pub mod netns;
+pub mod protocol;
+
+/// Where the agent listens unless it is told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/cwasi/agent.sock";
