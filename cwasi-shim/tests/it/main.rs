@@ -1,0 +1,7 @@
+//! The engine and `cwasi-run` on small components.
+
+mod agent;
+mod engine;
+mod guests;
+mod run;
+mod runner;
