@@ -1,0 +1,222 @@
+//! The functions as native programs, talking over loopback.
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+const ECHO: &str = env!("CARGO_BIN_EXE_echo");
+const PING: &str = env!("CARGO_BIN_EXE_ping");
+const STREAM: &str = env!("CARGO_BIN_EXE_stream");
+
+/// A running server; killed when the test ends early.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    /// Starts a server on a free port of `host`, which it announces on stderr.
+    fn start(program: impl AsRef<OsStr>, before: &[&str], host: &str, after: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(before).arg(format!("{host}:0")).args(after);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line
+            .trim_end()
+            .strip_prefix("listening on ")
+            .expect(&line)
+            .to_owned();
+        Self { child, address }
+    }
+
+    /// Waits for the server's own end and returns its JSON lines.
+    fn finish(mut self) -> Vec<Value> {
+        let lines = json_lines(self.child.stdout.take().unwrap());
+        assert!(self.child.wait().unwrap().success());
+        lines
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails only when the server already ended, which is the usual case.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn json_lines(stdout: ChildStdout) -> Vec<Value> {
+    BufReader::new(stdout)
+        .lines()
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect()
+}
+
+fn client(program: &str, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).output().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn ping_through(echo: Server) {
+    // 1 MiB is more than the sockets buffer: the windowed exchange must not stall.
+    for (size, count) in [(1, 20), (64, 200), (100_001, 20), (1 << 20, 10)] {
+        let arguments = [
+            "--size",
+            &size.to_string(),
+            "--count",
+            &count.to_string(),
+            "--warmup",
+            "3",
+            "--nodelay",
+        ];
+        let result = json(&client(
+            PING,
+            &[&[echo.address.as_str()], &arguments[..]].concat(),
+        ));
+        assert_eq!(result["size"], size);
+        assert_eq!(result["count"], count);
+        let [min, p50, p99, max] =
+            ["min_us", "p50_us", "p99_us", "max_us"].map(|key| result[key].as_f64().unwrap());
+        assert!(0.0 < min && min <= p50 && p50 <= p99 && p99 <= max, "{result}");
+    }
+    assert_eq!(echo.finish(), Vec::<Value>::new());
+}
+
+#[test]
+fn ping_measures_the_echo() {
+    ping_through(Server::start(ECHO, &[], "127.0.0.1", &["--connections", "4"]));
+}
+
+#[test]
+fn the_echo_in_c_is_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("echo-c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("c/echo.c");
+    let compiled = Command::new("cc")
+        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(source)
+        .status();
+    if compiled.is_err() {
+        eprintln!("skipped: there is no C compiler `cc`");
+        return;
+    }
+    assert!(compiled.unwrap().success());
+    for host in ["127.0.0.1", "[::1]"] {
+        ping_through(Server::start(&program, &[], host, &["--connections", "4"]));
+    }
+    for wrong in [
+        &[][..],
+        &["localhost:80"],
+        &["127.0.0.1:99999"],
+        &["127.0.0.1:1", "--connections", "-1"],
+    ] {
+        let output = Command::new(&program).args(wrong).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn stream_checks_every_byte() {
+    let sink = Server::start(STREAM, &["sink"], "127.0.0.1", &["--connections", "2"]);
+    let mut sent = Vec::new();
+    for (size, total) in [("65536", "33554433"), ("100", "100001")] {
+        sent.push(json(&client(
+            STREAM,
+            &[
+                "source",
+                &sink.address,
+                "--size",
+                size,
+                "--bytes",
+                total,
+                "--nodelay",
+            ],
+        )));
+    }
+    let received = sink.finish();
+    assert_eq!(received.len(), 2);
+    for (source, sink) in sent.iter().zip(&received) {
+        assert_eq!(
+            (&source["ok"], &sink["ok"]),
+            (&Value::Bool(true), &Value::Bool(true))
+        );
+        for key in ["bytes", "size", "checksum"] {
+            assert_eq!(source[key], sink[key], "{key}");
+        }
+    }
+}
+
+#[test]
+fn a_picture_goes_through_the_workflow() {
+    let directory = tempfile::tempdir().unwrap();
+    let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/mandelbrot.jpg");
+    let dir = directory.path().to_str().unwrap();
+    let store = Server::start(
+        env!("CARGO_BIN_EXE_store"),
+        &[],
+        "127.0.0.1",
+        &["--dir", dir, "--connections", "1"],
+    );
+    let after = [store.address.as_str(), "--width", "480", "--connections", "1"];
+    let resize = Server::start(env!("CARGO_BIN_EXE_resize"), &[], "127.0.0.1", &after);
+    let sent = json(&client(
+        env!("CARGO_BIN_EXE_source"),
+        &[&resize.address, "--image", picture, "--count", "2"],
+    ));
+    let (resized, stored) = (&resize.finish()[0], &store.finish()[0]);
+    let counts = [
+        sent["images"].as_u64(),
+        resized["images"].as_u64(),
+        stored["images"].as_u64(),
+    ];
+    assert_eq!(counts, [Some(2); 3]);
+    assert_eq!(sent["bytes"], resized["bytes_in"]);
+    assert_eq!(resized["bytes_out"], stored["bytes"]);
+    assert_eq!(sent["sha256"], stored["sha256"]);
+    let files = ["image-1.jpg", "image-2.jpg"].map(|name| fs::read(directory.path().join(name)).unwrap());
+    assert_eq!(files[0], files[1]);
+    let result = image::load_from_memory(&files[0]).unwrap();
+    assert_eq!((result.width(), result.height()), (480, 270));
+}
+
+#[test]
+fn mistakes_are_one_line_and_tell_usage_from_failure() {
+    for (program, arguments, code, says) in [
+        (ECHO, &["127.0.0.1:0", "--conections", "1"][..], 2, "--conections"),
+        (ECHO, &["256.0.0.1:x"], 1, "cannot listen on 256.0.0.1:x"),
+        (PING, &["127.0.0.1:1", "--count", "1"], 2, "--size is missing"),
+        (STREAM, &["sideways"], 2, "sideways"),
+        (
+            env!("CARGO_BIN_EXE_store"),
+            &["127.0.0.1:0", "--dir", "/nonexistent"],
+            2,
+            "/nonexistent",
+        ),
+        (
+            env!("CARGO_BIN_EXE_source"),
+            &["127.0.0.1:1", "--image", "/nonexistent"],
+            1,
+            "/nonexistent",
+        ),
+    ] {
+        let output = client(program, arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(says) && stderr.lines().count() == 1, "{stderr}");
+    }
+}
