@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::cache::Cache;
 use crate::engine::{Command, Engine, LoadError, Origin};
-use crate::enrol::{EnrolError, Enrolment};
+use crate::enrol::Enrolment;
 use crate::exit;
 use crate::guest::{Guest, GuestConfig, GuestError};
 use crate::network::{NetworkPolicy, Peer, Refusals};
@@ -176,7 +176,7 @@ fn run(args: Args) -> Result<u8, RunError> {
         enrolment.begin(&args, netns);
     }
     let ended = run_guest(guest);
-    enrolment.end();
+    drop(enrolment.end());
     ended
 }
 
@@ -284,17 +284,9 @@ impl Shared {
         }
     }
 
-    fn end(&self) {
-        let mut enrolment = self.lock();
-        let ended: Result<(), EnrolError> = enrolment.take().map_or(Ok(()), Enrolment::end);
-        if let Err(error) = ended {
-            note(&format_args!(
-                "the function ended, but its registration did not: {error}"
-            ));
-        }
-    }
-
-    fn end_process(&self, signal: Signal) {
+    /// Ends the enrolment, if there is one. The lock that it gives back keeps the other thread from getting past its own
+    /// clean-up.
+    fn end(&self) -> MutexGuard<'_, Option<Enrolment>> {
         let mut enrolment = self.lock();
         let ended = enrolment.take().map_or(Ok(()), Enrolment::end);
         if let Err(error) = ended {
@@ -302,7 +294,11 @@ impl Shared {
                 "the function ended, but its registration did not: {error}"
             ));
         }
-        // Still locked: the main thread must not get past its own clean-up with another code.
+        enrolment
+    }
+
+    fn end_process(&self, signal: Signal) {
+        let _locked = self.end();
         process::exit(i32::from(exit::by_signal(signal)));
     }
 }

@@ -29,7 +29,7 @@ pub const MEMORY_LIMIT: u8 = 137;
 #[must_use]
 pub const fn by_signal(signal: Signal) -> u8 {
     // Signal numbers of Linux are below 65.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[allow(clippy::cast_possible_truncation)]
     let number = signal as i32 as u8;
     128 + number
 }

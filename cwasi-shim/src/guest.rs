@@ -48,7 +48,7 @@ pub enum GuestError {
         /// ` in FUNCTION` where the component has names, else empty.
         place: String,
     },
-    /// the guest ran out of memory: it wanted {} bytes and --memory-limit is {}; then it ended with: {reason}
+    /// the guest ran out of memory: it wanted {} bytes and its limit is {}; then it ended with: {reason}
     #[error(
         "the guest ran out of memory: it wanted {} bytes and its limit is {}; then it ended with: {reason}",
         refused.wanted, refused.limit
@@ -165,7 +165,7 @@ impl Guest {
             return Ok(code.to_le_bytes()[0]);
         }
         let trap = error.downcast_ref::<Trap>();
-        let reason = trap.map_or_else(|| cause(error), |trap| trap.to_string());
+        let reason = trap.map_or_else(|| cause(error), reason);
         Err(match (self.store.data().limiter.refused(), stage) {
             (Some(refused), _) => GuestError::MemoryLimit { refused, reason },
             (None, Stage::Start) if trap.is_none() => GuestError::Start(reason),
@@ -193,9 +193,16 @@ fn cause(error: &Error) -> String {
         .join(" ")
 }
 
+/// The trap without the engine's prefix.
+fn reason(trap: &Trap) -> String {
+    let text = trap.to_string();
+    text.strip_prefix("wasm trap: ").unwrap_or(&text).to_owned()
+}
+
 /// The innermost function that has a name.
 fn place(error: &Error) -> String {
     let backtrace = error.downcast_ref::<WasmBacktrace>();
     let name = backtrace.and_then(|trace| trace.frames().iter().find_map(|frame| frame.func_name()));
-    name.map(|name| format!(" in `{name}`")).unwrap_or_default()
+    name.map(|name| format!(" in `{:#}`", rustc_demangle::demangle(name)))
+        .unwrap_or_default()
 }

@@ -42,8 +42,6 @@ fn play(socket: &Path, answer: fn(&Request) -> Option<Response>) -> Receiver<Req
     requests
 }
 
-// Some: `play` takes answers that may be missing.
-#[allow(clippy::unnecessary_wraps)]
 fn accepting(request: &Request) -> Option<Response> {
     Some(Response::Ok(match request {
         Request::Register(_) => Reply::Registered(Registered {

@@ -69,7 +69,7 @@ fn flags_that_cannot_be_used() {
 
 #[test]
 fn traps_tell_their_reason() {
-    let reason = "the guest trapped in `boom`: wasm trap: wasm `unreachable` instruction executed";
+    let reason = "the guest trapped in `boom`: wasm `unreachable` instruction executed";
     Runner::new(&guests::traps())
         .run_plain()
         .expect_line(exit::TRAP, reason);
