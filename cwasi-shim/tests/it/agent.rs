@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use cwasi_client::protocol::{ApiError, ErrorCode, FunctionSpec, Registered, Reply, Request, Response};
+use cwasi_shim::exit::by_signal;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
@@ -112,32 +113,31 @@ fn registered_while_it_runs_and_gone_afterwards() {
     if !cgroups() {
         return;
     }
-    for signal in [None, Some(Signal::SIGTERM)] {
-        for wasm in [guests::waits(), guests::spins()] {
-            let ends_by_itself = wasm == guests::waits();
-            if signal.is_none() && !ends_by_itself {
-                continue;
-            }
-            let setup = Setup::new(&wasm, accepting);
-            let running = Running::start(&mut setup.command(&["--name", "a/b", "--namespace", "shop"]));
-            let spec = setup.registered();
-            assert_eq!((spec.name.as_str(), spec.namespace.as_str()), ("a/b", "shop"));
-            let cgroup = spec.cgroup.unwrap();
-            assert!(cgroup.is_dir());
-            assert!(
-                cgroup.ends_with(v2_cgroup(running.id()).trim_start_matches('/')),
-                "{cgroup:?}"
-            );
-            assert_ne!(v2_cgroup(running.id()), v2_cgroup(std::process::id()));
-            if let Some(signal) = signal {
+    for (wasm, signal) in [
+        (guests::waits(), None),
+        (guests::waits(), Some(Signal::SIGTERM)),
+        (guests::spins(), Some(Signal::SIGTERM)),
+    ] {
+        let setup = Setup::new(&wasm, accepting);
+        let running = Running::start(&mut setup.command(&["--name", "a/b", "--namespace", "shop"]));
+        let spec = setup.registered();
+        assert_eq!((spec.name.as_str(), spec.namespace.as_str()), ("a/b", "shop"));
+        let cgroup = spec.cgroup.unwrap();
+        assert!(cgroup.is_dir());
+        assert!(
+            cgroup.ends_with(v2_cgroup(running.id()).trim_start_matches('/')),
+            "{cgroup:?}"
+        );
+        assert_ne!(v2_cgroup(running.id()), v2_cgroup(std::process::id()));
+        match signal {
+            Some(signal) => {
                 running.signal(signal);
+                running.wait().expect_quiet(by_signal(signal));
             }
-            running
-                .wait()
-                .expect_quiet(if signal.is_some() { 143 } else { 0 });
-            assert_eq!(setup.request(), Request::Unregister { id: ID });
-            assert!(!cgroup.exists(), "{cgroup:?}");
+            None => running.finish().expect_quiet(0),
         }
+        assert_eq!(setup.request(), Request::Unregister { id: ID });
+        assert!(!cgroup.exists(), "{cgroup:?}");
     }
 }
 

@@ -227,7 +227,7 @@ fn input_and_its_end_reach_the_guest() {
     let runner = Runner::new(&guests::waits());
     let mut command = runner.command(&["--no-agent"]);
     Running::start(command.arg(runner.wasm()).stdin(Stdio::piped()))
-        .wait()
+        .finish()
         .expect_quiet(0);
 }
 

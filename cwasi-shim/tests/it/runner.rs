@@ -121,10 +121,17 @@ impl Running {
         kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// Waits for the end. The guest's input stays open until then: its end would end some guests by itself.
     pub(crate) fn wait(mut self) -> Ended {
         let mut child = self.child.take().unwrap();
-        drop(child.stdin.take());
+        let _input = child.stdin.take();
         child.wait_with_output().unwrap().into()
+    }
+
+    /// Ends the guest's input, then waits for its end.
+    pub(crate) fn finish(mut self) -> Ended {
+        drop(self.child.as_mut().and_then(|child| child.stdin.take()));
+        self.wait()
     }
 }
 
