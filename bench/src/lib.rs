@@ -1,1 +1,21 @@
-//! placeholder
+//! Two pods of one node on a private bridge, and programs in them whose speed is compared.
+//!
+//! - [`topology`]: network namespaces, veth pairs, a bridge and Service addresses, all removed again.
+//! - [`agent`]: a private agent beside any that the node already runs.
+//! - [`process`], [`interrupt`], [`tool`]: programs that are started, watched and ended.
+//! - [`native`]: native peers of the Wasm guests in `bench/functions` (`cwasi-native`).
+//! - [`stats`], [`report`]: medians, paired ratios, tables and JSON.
+//! - [`compare`]: the same workload plain, enrolled and enrolled with acceleration off, interleaved (`cwasi-bench ab`).
+
+pub mod agent;
+pub mod compare;
+pub mod error;
+pub mod interrupt;
+pub mod native;
+pub mod process;
+pub mod report;
+pub mod stats;
+pub mod tool;
+pub mod topology;
+
+pub use error::{Error, Result};

@@ -1,0 +1,57 @@
+//! The three ways to run a workload.
+
+/// How both peers of a workload run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Neither is enrolled: they are started in their pods and the agent does not know them.
+    Plain,
+    /// Both are enrolled and acceleration is off.
+    Off,
+    /// Both are enrolled and acceleration is on.
+    Kernel,
+}
+
+impl Mode {
+    /// All modes.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Off, Self::Kernel];
+
+    /// Every mode once, beginning with another in each round: none always runs on what the same other left behind.
+    #[must_use]
+    pub fn order(round: usize) -> [Self; 3] {
+        let mut order = Self::ALL;
+        order.rotate_left(round % Self::ALL.len());
+        order
+    }
+
+    /// Its place in [`Mode::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Off => "off",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mode_is_first_equally_often() {
+        for mode in Mode::ALL {
+            assert_eq!(Mode::ALL[mode.index()], mode);
+            for place in 0..3 {
+                let times = (0..9).filter(|round| Mode::order(*round)[place] == mode).count();
+                assert_eq!(times, 3);
+            }
+        }
+    }
+}

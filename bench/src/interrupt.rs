@@ -1,0 +1,79 @@
+//! Ctrl-C and SIGTERM as an error that unwinds, so that every guard on the way cleans up.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::error::IoContext;
+use crate::{Error, Result};
+
+/// The signals that end a run.
+const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// How long a pause may go without looking for a signal.
+const GRAIN: Duration = Duration::from_millis(20);
+
+static ARRIVED: AtomicI32 = AtomicI32::new(0);
+static WATCHING: OnceLock<()> = OnceLock::new();
+
+/// From now on the first SIGINT, SIGTERM or SIGHUP makes [`check`] and all waits of this crate fail, and a second one ends
+/// the process at once, without clean-up. Call it before any other thread is started.
+///
+/// # Errors
+/// The system refuses to block the signals or to start a thread.
+pub fn watch() -> Result<()> {
+    if WATCHING.set(()).is_err() {
+        return Ok(());
+    }
+    let set: SigSet = ENDING.into_iter().collect();
+    set.thread_block().action(|| "block signals (pthread_sigmask)")?;
+    let wait = move || {
+        while let Ok(signal) = set.wait() {
+            if ARRIVED.swap(signal as i32, Ordering::Relaxed) != 0 {
+                std::process::exit(exit_code());
+            }
+            eprintln!("{signal}: cleaning up, once more to leave everything as it is");
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(wait)
+        .map(drop)
+        .action(|| "start a thread for signals")
+}
+
+/// Fails once a signal arrived.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub fn check() -> Result<()> {
+    match ARRIVED.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        _ => Err(Error::Interrupted),
+    }
+}
+
+/// The exit code of a run that a signal ended: 128 plus its number, as shells tell it.
+#[must_use]
+pub fn exit_code() -> i32 {
+    128 + ARRIVED.load(Ordering::Relaxed)
+}
+
+/// Sleeps, unless a signal arrives.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub fn pause(duration: Duration) -> Result<()> {
+    let end = Instant::now() + duration;
+    loop {
+        check()?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(GRAIN));
+    }
+}

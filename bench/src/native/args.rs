@@ -1,0 +1,175 @@
+//! The command line of `cwasi-native`.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use super::{connect, echo, file, ping, stream};
+use crate::error::IoContext;
+use crate::{Error, Result};
+
+/// Native peers of the Wasm guests, for A/B figures.
+#[derive(Debug, Parser)]
+#[command(name = "cwasi-native", version)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send back each message of SIZE bytes
+    Echo(Server),
+    /// Measure round trips to an echo server
+    Ping {
+        #[command(flatten)]
+        client: Client,
+        /// Round trips that are not measured
+        #[arg(long, default_value_t = 0)]
+        warmup: u64,
+    },
+    /// Move bytes in one direction
+    Stream {
+        #[command(subcommand)]
+        end: StreamEnd,
+    },
+    /// Answer one request of SIZE bytes a connection, then close it
+    Serve(Server),
+    /// Measure connections per second, one request each
+    ConnectRate(Client),
+    /// Send a file of SIZE bytes by sendfile(2) for each request
+    ServeFile(Server),
+    /// Measure how fast a served file arrives
+    Fetch {
+        #[command(flatten)]
+        client: Client,
+        /// Compare every byte: for a run whose speed is not of interest
+        #[arg(long)]
+        verify: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum StreamEnd {
+    /// Receive streams, tell their length back
+    Sink {
+        /// Where to listen
+        #[arg(value_name = "ADDR:PORT")]
+        address: SocketAddr,
+        /// End after this many connections
+        #[arg(long)]
+        connections: Option<u64>,
+        /// Compare every byte: for a run whose speed is not of interest
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Send a stream and measure until the sink has all of it
+    Source {
+        /// Where the sink listens
+        #[arg(value_name = "ADDR:PORT")]
+        address: SocketAddr,
+        /// Bytes of each write
+        #[arg(long, value_parser = positive)]
+        size: usize,
+        /// Bytes in all
+        #[arg(long)]
+        bytes: u64,
+        /// Set `TCP_NODELAY`
+        #[arg(long)]
+        nodelay: bool,
+    },
+}
+
+/// Options of servers.
+#[derive(Debug, clap::Args)]
+pub(super) struct Server {
+    /// Where to listen
+    #[arg(value_name = "ADDR:PORT")]
+    pub(super) address: SocketAddr,
+    /// Bytes of a message
+    #[arg(long, default_value = "64", value_parser = positive)]
+    pub(super) size: usize,
+    /// End after this many connections
+    #[arg(long)]
+    pub(super) connections: Option<u64>,
+    /// Set `TCP_NODELAY`
+    #[arg(long)]
+    pub(super) nodelay: bool,
+}
+
+/// Options of clients.
+#[derive(Debug, clap::Args)]
+pub(super) struct Client {
+    /// Where the server listens
+    #[arg(value_name = "ADDR:PORT")]
+    pub(super) address: SocketAddr,
+    /// Bytes of a message; the server's --size
+    #[arg(long, default_value = "64", value_parser = positive)]
+    pub(super) size: usize,
+    /// Messages or connections
+    #[arg(long)]
+    pub(super) count: u64,
+    /// Set `TCP_NODELAY`
+    #[arg(long)]
+    pub(super) nodelay: bool,
+}
+
+fn positive(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must not be 0".to_owned()),
+        Ok(value) => Ok(value),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+impl Args {
+    /// Runs the chosen peer.
+    ///
+    /// # Errors
+    /// A socket call fails, or the peer sends what it should not.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Echo(server) => echo::serve(&server),
+            Command::Ping { client, warmup } => print(&ping::run(&client, warmup)?),
+            Command::Stream { end } => match end {
+                StreamEnd::Sink {
+                    address,
+                    connections,
+                    verify,
+                } => stream::sink(address, connections, verify),
+                StreamEnd::Source {
+                    address,
+                    size,
+                    bytes,
+                    nodelay,
+                } => print(&stream::source(address, size, bytes, nodelay)?),
+            },
+            Command::Serve(server) => connect::serve(&server),
+            Command::ConnectRate(client) => print(&connect::run(&client)?),
+            Command::ServeFile(server) => file::serve(&server),
+            Command::Fetch { client, verify } => print(&file::fetch(&client, verify)?),
+        }
+    }
+}
+
+fn print(result: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_vec(result).map_err(|error| Error::Output {
+        program: "cwasi-native".to_owned(),
+        detail: error.to_string(),
+    })?;
+    line.push(b'\n');
+    io::stdout().write_all(&line).action(|| "print the result")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_is_consistent() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+        assert!(Args::try_parse_from(["cwasi-native", "echo", "127.0.0.1:1", "--size", "0"]).is_err());
+    }
+}

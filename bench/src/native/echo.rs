@@ -1,0 +1,23 @@
+//! Sends each message back, whole: a true ping-pong, whatever the size.
+
+use std::io::Write;
+
+use super::args::Server;
+use super::net;
+use crate::Result;
+use crate::error::IoContext;
+
+pub(super) fn serve(server: &Server) -> Result<()> {
+    let mut message = vec![0; server.size];
+    net::serve(
+        server.address,
+        server.connections,
+        server.nodelay,
+        |mut stream| {
+            while net::read_message(&mut stream, &mut message).action(|| "read a message")? {
+                stream.write_all(&message).action(|| "send a message")?;
+            }
+            Ok(())
+        },
+    )
+}

@@ -1,0 +1,125 @@
+//! Files by sendfile(2).
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::sendfile::sendfile;
+use serde::{Deserialize, Serialize};
+
+use super::args::{Client, Server};
+use super::net;
+use super::pattern::Pattern;
+use crate::error::IoContext;
+use crate::{Error, Result};
+
+/// A request for the file.
+const REQUEST: [u8; 8] = *b"the file";
+
+/// What a client of a file server measured.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// Bytes of the file.
+    pub size: usize,
+    /// How often it was fetched, on one connection.
+    pub count: u64,
+    /// Time for all of them.
+    pub seconds: f64,
+    /// 10⁹ bytes per second.
+    pub gb_per_s: f64,
+    /// Every byte arrived, and is right where that is verified.
+    pub ok: bool,
+}
+
+/// Sends a file of the server's `size` for each request on a connection.
+pub(super) fn serve(server: &Server) -> Result<()> {
+    let file = file(server.size)?;
+    net::serve(server.address, server.connections, server.nodelay, |stream| {
+        let (file, size) = (file.try_clone().action(|| "duplicate the file")?, server.size);
+        net::in_background(move || answer(stream, &file, size));
+        Ok(())
+    })
+}
+
+/// A file in memory: no disk is measured.
+fn file(size: usize) -> Result<File> {
+    let descriptor =
+        memfd_create(c"cwasi-native", MFdFlags::MFD_CLOEXEC).action(|| "create a file (memfd_create)")?;
+    let mut file = File::from(descriptor);
+    file.write_all(Pattern::new(size).piece(0, size))
+        .action(|| "fill the file")?;
+    Ok(file)
+}
+
+fn answer(mut stream: TcpStream, file: &File, size: usize) -> Result<()> {
+    let mut request = REQUEST;
+    while net::read_message(&mut stream, &mut request).action(|| "read a request")? {
+        let mut offset = 0;
+        let mut left = size;
+        while left > 0 {
+            left -= match sendfile(&stream, file, Some(&mut offset), left).action(|| "sendfile")? {
+                0 => return Err(Error::Data("the file is shorter than it was".to_owned())),
+                sent => sent,
+            };
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn fetch(client: &Client, verify: bool) -> Result<Fetched> {
+    let size = client.size;
+    let mut buffer = vec![0; size];
+    let pattern = verify.then(|| Pattern::new(size));
+    let mut stream = net::connect(client.address, client.nodelay)?;
+    let start = Instant::now();
+    for number in 0..client.count {
+        stream.write_all(&REQUEST).action(|| "send a request")?;
+        stream.read_exact(&mut buffer).action(|| "read the file")?;
+        if pattern
+            .as_ref()
+            .is_some_and(|pattern| pattern.piece(0, size) != buffer)
+        {
+            return Err(Error::Data(format!("a byte of file {number} is wrong")));
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Fetched {
+        size,
+        count: client.count,
+        seconds,
+        gb_per_s: client.count as f64 * size as f64 / seconds / 1e9,
+        ok: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn files_arrive_whole() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let size = 300_001;
+        let server = thread::spawn(move || {
+            let file = file(size).unwrap();
+            net::accept(&listener, Some(1), false, &mut |stream| {
+                answer(stream, &file, size)
+            })
+        });
+        let client = Client {
+            address,
+            size,
+            count: 3,
+            nodelay: false,
+        };
+        let fetched = fetch(&client, true).unwrap();
+        assert_eq!((fetched.size, fetched.count, fetched.ok), (size, 3, true));
+        server.join().unwrap().unwrap();
+    }
+}
