@@ -6,9 +6,11 @@
 //! - [`native`]: native peers of the Wasm guests in `bench/functions` (`cwasi-native`).
 //! - [`stats`], [`report`]: medians, paired ratios, tables and JSON.
 //! - [`compare`]: the same workload plain, enrolled and enrolled with acceleration off, interleaved (`cwasi-bench ab`).
+//! - [`demo`]: Wasm functions in pods, in the kernel and by TCP (`cargo xtask demo`).
 
 pub mod agent;
 pub mod compare;
+pub mod demo;
 pub mod error;
 pub mod interrupt;
 pub mod native;

@@ -9,14 +9,13 @@ use crate::error::IoContext;
 use crate::{Error, Result};
 
 /// Tools by name, with Debian's package of each.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
-    ("pkg-config", "pkg-config"),
 ];
 
 /// Where tools of administrators are, also when the caller's PATH leaves that out.
