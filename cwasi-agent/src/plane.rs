@@ -13,12 +13,12 @@ use crate::kernel::PlaneError;
 
 /// A data plane: the maps and programs of one agent. Every change takes effect for new connections at once.
 pub trait Plane: Send {
-    /// Make the processes of the cgroup v2 directory `cgroup` the function `id`: from now on their new connections are
+    /// Make the processes of the cgroup v2 directory `cgroup` `function`: from now on their new connections are
     /// looked at. Repeating it for the same cgroup replaces the entry. Returns the cgroup's id (the directory's inode).
     ///
     /// # Errors
     /// The directory is not a cgroup v2 one, the programs cannot be attached there, or a map is full.
-    fn attach(&mut self, cgroup: &Path, id: u32) -> Result<u64, PlaneError>;
+    fn attach(&mut self, cgroup: &Path, function: FunctionEntry) -> Result<u64, PlaneError>;
 
     /// Undo [`Plane::attach`]; open connections go on as they are. A cgroup that is gone is no error.
     ///

@@ -30,6 +30,11 @@ pub enum Request {
     Functions,
     /// Every connection that has at least one enrolled end.
     Flows,
+    /// What happened to connections, as far as the agent still remembers it.
+    Events {
+        /// The [`Events::next`] of the answer before, 0 for everything remembered.
+        after: u64,
+    },
     /// Which path a connection from a function to an address would take.
     Explain {
         /// Name (`namespace/name`, or `name` in `default`) or address of the connecting function.
@@ -72,9 +77,26 @@ pub struct FunctionSpec {
     /// Network namespace file of the function; the caller's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
+    /// Which of its sockets may be accelerated.
+    #[serde(default)]
+    pub sockets: Sockets,
     /// Addresses on which the function can be reached; those of the network namespace's interfaces when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+}
+
+/// Which sockets of a function may be accelerated.
+///
+/// A read that sleeps in the kernel on an accelerated socket returns EAGAIN when a signal, or the ACK of its own FIN, wakes it.
+/// Programs that wait in poll or epoll, as every Wasm runtime does, never see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sockets {
+    /// Those that are non-blocking when the connection is made; accepted ones, when their listener is.
+    #[default]
+    NonBlocking,
+    /// All: none is ever read blocking, or the program handles EAGAIN.
+    All,
 }
 
 fn default_namespace() -> String {
@@ -131,6 +153,8 @@ pub enum Reply {
     Functions(Vec<Function>),
     /// To [`Request::Flows`].
     Flows(Vec<Flow>),
+    /// To [`Request::Events`].
+    Events(Events),
     /// To [`Request::Explain`].
     Explanation(Explanation),
     /// To [`Request::Version`].
@@ -177,6 +201,9 @@ pub struct Status {
     pub fallbacks: BTreeMap<String, u64>,
     /// Directory of the pins.
     pub bpffs: PathBuf,
+    /// Where metrics are served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_addr: Option<SocketAddr>,
     /// Fill of the kernel maps.
     pub maps: Vec<MapUsage>,
 }
@@ -216,7 +243,7 @@ pub struct Traffic {
     pub to_redirect: u64,
     /// Changes from redirect to TCP.
     pub to_tcp: u64,
-    /// Connections enrolled.
+    /// Ends of connections that were enrolled; a connection between two functions of the node has two.
     pub connections: u64,
 }
 
@@ -274,6 +301,40 @@ pub struct Flow {
     pub sent: Traffic,
     /// Seconds since the connection was established.
     pub age_seconds: u64,
+}
+
+/// What happened to connections since an earlier [`Request::Events`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// To be given in the next request.
+    pub next: u64,
+    /// Events in between that were forgotten: more came than the agent remembers.
+    pub skipped: u64,
+    /// The events, oldest first.
+    pub events: Vec<FlowEvent>,
+}
+
+/// Something that happened to one end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEvent {
+    /// `enrolled`, `closed`, or `left_to_tcp` where the kernel would not enrol it.
+    pub kind: String,
+    /// Why, for `left_to_tcp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Cookie of the socket.
+    pub cookie: u64,
+    /// Function of the socket.
+    pub src: String,
+    /// Function of the peer, when it is enrolled on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dst: Option<String>,
+    /// Address of the socket.
+    pub local: SocketAddr,
+    /// Address to which it is connected.
+    pub remote: SocketAddr,
+    /// What was sent, for `closed`.
+    pub sent: Traffic,
 }
 
 /// Which path a connection would take.

@@ -19,6 +19,8 @@ pub mod names {
     pub const FLOWS: &str = "FLOWS";
     /// [`super::TrafficKey`] → [`super::TrafficEntry`]: sums over closed connections.
     pub const TRAFFIC: &str = "TRAFFIC";
+    /// [`super::ListenerKey`] → [`super::Listener`].
+    pub const LISTENERS: &str = "LISTENERS";
     /// [`super::Destination`] → [`crate::learn::Record`].
     pub const LEARNED: &str = "LEARNED";
     /// One [`super::Config`].
@@ -29,13 +31,14 @@ pub mod names {
     pub const LOST_EVENTS: &str = "LOST_EVENTS";
 
     /// Every map, in order of dependence.
-    pub const ALL: [&str; 10] = [
+    pub const ALL: [&str; 11] = [
         FUNCTIONS,
         LOCALITY,
         PAIRS,
         SOCKETS,
         FLOWS,
         TRAFFIC,
+        LISTENERS,
         LEARNED,
         CONFIG,
         EVENTS,
@@ -53,6 +56,8 @@ pub const MAX_SOCKETS: u32 = 65536;
 pub const MAX_TRAFFIC: u32 = 16384;
 /// Number of destinations of which the kernel remembers what they gained.
 pub const MAX_LEARNED: u32 = 16384;
+/// Number of listening sockets that are remembered.
+pub const MAX_LISTENERS: u32 = 4096;
 /// Size of the event ring, in bytes.
 pub const EVENT_RING_BYTES: u32 = 256 * 1024;
 
@@ -97,6 +102,45 @@ impl Default for Config {
 pub struct FunctionEntry {
     /// Id that the agent gave, from 1.
     pub id: u32,
+    /// A [`Sockets`].
+    pub sockets: u32,
+}
+
+/// Which sockets of a function may be enrolled.
+///
+/// A read that sleeps in the kernel on an enrolled socket returns EAGAIN when it wakes without data: on a signal (SIGSTOP,
+/// a tracer, a freezer), on the ACK of its own FIN, on space in its send queue (net/ipv4/tcp_bpf.c, `tcp_bpf_recvmsg`, every
+/// kernel up to 6.18). Programs that wait in poll or epoll never see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Sockets {
+    /// Those that are non-blocking when the connection is made; accepted ones, when their listener is.
+    #[default]
+    NonBlocking = 0,
+    /// All: the launcher promises that none is read blocking, or that EAGAIN is handled.
+    All = 1,
+}
+
+/// A listening socket: how the sockets that it accepts will be read can only be told from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ListenerKey {
+    /// Id of the listening function.
+    pub function: u32,
+    /// Port listened on.
+    pub port: u32,
+}
+
+/// What is known of a listening socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Listener {
+    /// Address of its `struct sock`.
+    pub sock: u64,
+    /// Its cookie.
+    pub cookie: u64,
+    /// Connections it accepted were seen to block.
+    pub blocking: u32,
     /// Reserved, 0.
     pub reserved: u32,
 }
@@ -255,6 +299,8 @@ pub struct Flow {
     pub small_messages: u32,
     /// Messages sent by sendfile.
     pub spliced_messages: u32,
+    /// The [`Sockets`] of the function.
+    pub sockets: u32,
     /// Changes to TCP, by [`crate::reason::Reason`].
     pub fallbacks: [u32; REASONS],
     /// Address of this end.
@@ -292,6 +338,7 @@ impl Flow {
         since_empty: 0,
         small_messages: 0,
         spliced_messages: 0,
+        sockets: 0,
         fallbacks: [0; REASONS],
         local_addr: [0; 16],
         remote_addr: [0; 16],
@@ -413,11 +460,13 @@ mod pod {
     pod!(
         Config = 5 * 4,
         FunctionEntry = 2 * 4,
+        ListenerKey = 2 * 4,
+        Listener = 2 * 8 + 2 * 4,
         PairKey = 3 * 4,
         Destination = DESTINATION,
         PairEnd = 4 * 4 + 2 * 8 + DESTINATION,
         Counters = COUNTERS,
-        Flow = 6 * 8 + COUNTERS + (3 + 8 + REASONS) * 4 + 2 * 16 + 2 * 4 + DESTINATION,
+        Flow = 6 * 8 + COUNTERS + (3 + 9 + REASONS) * 4 + 2 * 16 + 2 * 4 + DESTINATION,
         TrafficKey = 2 * 4,
         TrafficEntry = COUNTERS + 8 + REASONS * 8,
         Event = 2 * 4 + 2 * 8 + 2 * 4 + 2 * 16 + 2 * 4 + COUNTERS,

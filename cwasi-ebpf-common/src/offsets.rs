@@ -36,6 +36,12 @@ pub struct Offsets {
     pub sock_cookie: u32,
     /// `struct sock`: `sk_user_data`.
     pub sock_user_data: u32,
+    /// `struct sock`: `sk_socket`.
+    pub sock_socket: u32,
+    /// `struct socket`: `file`.
+    pub socket_file: u32,
+    /// `struct file`: `f_flags`.
+    pub file_flags: u32,
     /// `struct sock`: `sk_backlog.rmem_alloc.counter`.
     pub sock_rmem_alloc: u32,
     /// `struct sock`: `sk_cgrp_data.cgroup`.
@@ -71,7 +77,7 @@ pub struct Offsets {
 }
 
 #[cfg(feature = "user")]
-const _: () = assert!(size_of::<Offsets>() == 18 * 4);
+const _: () = assert!(size_of::<Offsets>() == 21 * 4);
 #[cfg(feature = "user")]
 #[expect(
     unsafe_code,

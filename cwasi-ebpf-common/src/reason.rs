@@ -37,11 +37,13 @@ pub enum Reason {
     PeerGone = 13,
     /// The receiver's queue could not be measured.
     Unmeasured = 14,
+    /// The socket blocks: a read that sleeps on an enrolled socket can end with EAGAIN, see [`crate::maps::Sockets`].
+    Blocking = 15,
 }
 
 impl Reason {
     /// Every reason, by discriminant.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Disabled,
         Self::Remote,
         Self::NotAFunction,
@@ -57,6 +59,7 @@ impl Reason {
         Self::UpperLayer,
         Self::PeerGone,
         Self::Unmeasured,
+        Self::Blocking,
     ];
 
     /// The reason of a discriminant read from a map, `None` where a newer program wrote it.
@@ -90,6 +93,7 @@ impl Reason {
             Self::UpperLayer => "upper_layer",
             Self::PeerGone => "peer_gone",
             Self::Unmeasured => "unmeasured",
+            Self::Blocking => "blocking",
         }
     }
 }
@@ -104,6 +108,6 @@ mod tests {
             assert_eq!(reason.index(), index);
             assert_eq!(Reason::from_index(u32::try_from(index).unwrap()), Some(reason));
         }
-        assert_eq!(Reason::from_index(15), None);
+        assert_eq!(Reason::from_index(16), None);
     }
 }

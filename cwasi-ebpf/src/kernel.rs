@@ -5,6 +5,8 @@ use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure};
 
 use crate::maps::offsets;
 
+/// The file flag of x86-64, arm64 and riscv64.
+const O_NONBLOCK: u32 = 0o4000;
 /// `TCP_NAGLE_OFF` of `struct tcp_sock`'s `nonagle`: TCP_NODELAY is set.
 const TCP_NAGLE_OFF: u8 = 1;
 /// Low bits of `sk_user_data` that are flags (`SK_USER_DATA_PTRMASK`; two bits before 6.0, which pointers leave 0 too).
@@ -33,6 +35,16 @@ impl Sock {
     #[inline(always)]
     pub fn cookie(self) -> Option<u64> {
         read(self.0, offsets().sock_cookie)
+    }
+
+    /// Whether reads of the socket return at once (`O_NONBLOCK`); `false` where it cannot be told.
+    #[inline(always)]
+    pub fn non_blocking(self) -> bool {
+        let offsets = offsets();
+        let file = read::<u64>(self.0, offsets.sock_socket)
+            .and_then(|socket| read::<u64>(socket, offsets.socket_file));
+        let flags = file.and_then(|file| read::<u32>(file, offsets.file_flags));
+        flags.is_some_and(|flags| flags & O_NONBLOCK != 0)
     }
 
     /// Id of the cgroup that the socket was created in (accepted sockets: their listener).

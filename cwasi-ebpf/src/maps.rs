@@ -5,8 +5,9 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use cwasi_ebpf_common::learn::Record;
 use cwasi_ebpf_common::maps::{
-    Addr, Config, Destination, EVENT_RING_BYTES, Flow, FunctionEntry, MAX_FUNCTIONS, MAX_LEARNED,
-    MAX_LOCALITY, MAX_SOCKETS, MAX_TRAFFIC, PairEnd, PairKey, TrafficEntry, TrafficKey,
+    Addr, Config, Destination, EVENT_RING_BYTES, Flow, FunctionEntry, Listener, ListenerKey, MAX_FUNCTIONS,
+    MAX_LEARNED, MAX_LISTENERS, MAX_LOCALITY, MAX_SOCKETS, MAX_TRAFFIC, PairEnd, PairKey, TrafficEntry,
+    TrafficKey,
 };
 use cwasi_ebpf_common::offsets::Offsets;
 
@@ -32,6 +33,9 @@ pub static FLOWS: HashMap<u64, Flow, { MAX_SOCKETS as usize }, ON_DEMAND> = Hash
 pub static TRAFFIC: HashMap<TrafficKey, TrafficEntry, { MAX_TRAFFIC as usize }, ON_DEMAND> = HashMap::new();
 
 #[btf_map]
+pub static LISTENERS: LruHashMap<ListenerKey, Listener, { MAX_LISTENERS as usize }> = LruHashMap::new();
+
+#[btf_map]
 pub static LEARNED: LruHashMap<Destination, Record, { MAX_LEARNED as usize }> = LruHashMap::new();
 
 #[btf_map]
@@ -48,6 +52,9 @@ pub static LOST_EVENTS: PerCpuArray<u64, 1> = PerCpuArray::new();
 static OFFSETS: Offsets = Offsets {
     sock_cookie: 0,
     sock_user_data: 0,
+    sock_socket: 0,
+    socket_file: 0,
+    file_flags: 0,
     sock_rmem_alloc: 0,
     sock_cgroup: 0,
     cgroup_kn: 0,

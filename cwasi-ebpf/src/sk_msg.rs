@@ -3,17 +3,19 @@
 use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::bindings::{BPF_F_INGRESS, sk_msg_md};
 use aya_ebpf::programs::SkMsgContext;
-use cwasi_ebpf_common::maps::{Config, Flow, PairKey, Role};
+use cwasi_ebpf_common::maps::{Config, Flow, ListenerKey, PairKey, Role, Sockets};
 use cwasi_ebpf_common::offsets::QueueMeasure;
 use cwasi_ebpf_common::reason::Reason;
 use cwasi_ebpf_common::redirect::{Observe, State, Streak, decide};
 
 use crate::kernel::{Sock, in_sendfile};
-use crate::maps::{CONFIG, FLOWS, SOCKETS, offsets};
+use crate::maps::{CONFIG, FLOWS, LISTENERS, SOCKETS, offsets};
 use crate::sock_ops::take_end;
 
 /// Messages that are sent before the other end is given up: it pairs in the handshake, or with the first bytes it gets.
 const PATIENCE: u64 = 64;
+/// Messages of an accepted socket at which its mode is looked at.
+const FIRST: u64 = 4;
 /// sendfile moves whole pages: shorter messages need not be asked about.
 const PAGE: u32 = 4096;
 
@@ -29,6 +31,7 @@ pub fn handle(ctx: SkMsgContext) {
     // SAFETY: only this socket's own callbacks write or remove the entry, and they hold its lock as this program does.
     let flow = unsafe { &mut *found };
     find_peer(flow);
+    check_accepted(flow);
 
     let bytes = ctx.size();
     let small_stream = is_small_stream(flow, config, bytes);
@@ -89,6 +92,24 @@ fn find_peer(flow: &mut Flow) {
         flow.peer_cookie = end.cookie;
         flow.peer_sock = end.sock;
         flow.peer_function = end.function;
+    }
+}
+
+/// An accepted socket shows with its first messages whether it blocks after all: then its listener's later ones are left alone.
+#[inline(always)]
+fn check_accepted(flow: &Flow) {
+    let messages = flow.sent.redirect_messages + flow.sent.tcp_messages;
+    let detect = flow.pair.role == Role::Passive as u32 && flow.sockets != Sockets::All as u32;
+    if !detect || messages >= FIRST || Sock(flow.sock).non_blocking() {
+        return;
+    }
+    let key = ListenerKey {
+        function: flow.function,
+        port: flow.local_port,
+    };
+    if let Some(listener) = LISTENERS.get_ptr_mut(key) {
+        // SAFETY: a live map value, and every writer of the field writes the same.
+        unsafe { (*listener).blocking = 1 };
     }
 }
 

@@ -5,17 +5,21 @@
 
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE, bpf_sock_ops,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE,
+    bpf_sock_ops,
 };
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockOpsContext;
-use cwasi_ebpf_common::maps::{Addr, Destination, EventKind, Flow, Locality, PairEnd, PairKey, Role};
+use cwasi_ebpf_common::maps::{
+    Addr, Destination, EventKind, Flow, FunctionEntry, Listener, ListenerKey, Locality, PairEnd, PairKey,
+    Role, Sockets,
+};
 use cwasi_ebpf_common::reason::Reason;
 
 use crate::account;
 use crate::kernel::{Sock, address_of};
-use crate::maps::{CONFIG, FLOWS, FUNCTIONS, LEARNED, LOCALITY, PAIRS, SOCKETS};
+use crate::maps::{CONFIG, FLOWS, FUNCTIONS, LEARNED, LISTENERS, LOCALITY, PAIRS, SOCKETS};
 
 const AF_INET: u32 = 2;
 /// In read-only data: 264 bytes that need not fit on the stack.
@@ -50,6 +54,7 @@ pub fn handle(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => active(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => passive(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(ctx),
         _ => {}
     }
@@ -62,9 +67,13 @@ fn active(ctx: &SockOpsContext) {
         return;
     };
     let (addr, port) = remote(ctx);
-    let destination = Destination { addr, function, port };
-    if let Err(reason) = admit(&destination) {
-        account::left_to_tcp(function, reason);
+    let destination = Destination {
+        addr,
+        function: function.id,
+        port,
+    };
+    if let Err(reason) = admit(&destination, sock, function) {
+        account::left_to_tcp(function.id, reason);
         return;
     }
     let (snd_nxt, rcv_nxt) = (context!(ctx.snd_nxt), context!(ctx.rcv_nxt));
@@ -98,6 +107,11 @@ fn passive(ctx: &SockOpsContext) {
     let Some((sock, function)) = socket_of_function(ctx) else {
         return;
     };
+    if function.sockets != Sockets::All as u32 && !accepts_non_blocking(function.id, context!(ctx.local_port))
+    {
+        account::left_to_tcp(function.id, Reason::Blocking);
+        return;
+    }
     enrol(
         ctx,
         sock,
@@ -108,6 +122,41 @@ fn passive(ctx: &SockOpsContext) {
         },
         &peer,
     );
+}
+
+/// A socket that begins to listen is remembered: an accepted socket has no file yet when its connection is made.
+#[inline(always)]
+fn listening(ctx: &SockOpsContext) {
+    let Some((sock, function)) = socket_of_function(ctx) else {
+        return;
+    };
+    let key = ListenerKey {
+        function: function.id,
+        port: context!(ctx.local_port),
+    };
+    // SAFETY: the helper takes the context of a sock_ops program.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.ops.cast()) };
+    // A full LRU map evicts: connections to what is lost go by TCP.
+    let _ = LISTENERS.insert(
+        key,
+        Listener {
+            sock: sock.0,
+            cookie,
+            ..Listener::default()
+        },
+        u64::from(BPF_ANY),
+    );
+}
+
+/// Whether the sockets that a function accepts on a port are likely to be read without blocking.
+#[inline(always)]
+fn accepts_non_blocking(function: u32, port: u32) -> bool {
+    // SAFETY: an entry may be replaced while it is read; the cookie tells whether the address still is the listener's.
+    let Some(listener) = (unsafe { LISTENERS.get(ListenerKey { function, port }) }) else {
+        return false;
+    };
+    let sock = Sock(listener.sock);
+    listener.blocking == 0 && sock.cookie() == Some(listener.cookie) && sock.non_blocking()
 }
 
 /// The end of an enrolled socket, in whatever way it came.
@@ -130,9 +179,9 @@ fn closed(ctx: &SockOpsContext) {
     let _ = FLOWS.remove(key);
 }
 
-/// The socket, and the id of its function.
+/// The socket, and its function.
 #[inline(always)]
-fn socket_of_function(ctx: &SockOpsContext) -> Option<(Sock, u32)> {
+fn socket_of_function(ctx: &SockOpsContext) -> Option<(Sock, FunctionEntry)> {
     // SAFETY: the context is valid for the whole program.
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     if sk.is_null() {
@@ -145,7 +194,7 @@ fn socket_of_function(ctx: &SockOpsContext) -> Option<(Sock, u32)> {
     };
     // SAFETY: the agent replaces entries whole; an id read while it does is the old or the new one.
     match unsafe { FUNCTIONS.get(cgroup) } {
-        Some(entry) => Some((sock, entry.id)),
+        Some(entry) => Some((sock, *entry)),
         None => {
             account::left_to_tcp(0, Reason::NotAFunction);
             None
@@ -155,7 +204,7 @@ fn socket_of_function(ctx: &SockOpsContext) -> Option<(Sock, u32)> {
 
 /// Whether a connection to the destination is worth enrolling.
 #[inline(always)]
-fn admit(destination: &Destination) -> Result<(), Reason> {
+fn admit(destination: &Destination, sock: Sock, function: FunctionEntry) -> Result<(), Reason> {
     let config = CONFIG.get(0).ok_or(Reason::Disabled)?;
     if config.enabled == 0 {
         return Err(Reason::Disabled);
@@ -166,6 +215,9 @@ fn admit(destination: &Destination) -> Result<(), Reason> {
         .unwrap_or(Locality::Remote as u32);
     if locality != Locality::Local as u32 && locality != Locality::Maybe as u32 {
         return Err(Reason::Remote);
+    }
+    if function.sockets != Sockets::All as u32 && !sock.non_blocking() {
+        return Err(Reason::Blocking);
     }
     if config.learn == 0 {
         return Ok(());
@@ -182,11 +234,11 @@ fn admit(destination: &Destination) -> Result<(), Reason> {
 
 /// Enrols the socket, or counts why it could not be. `peer` is the other end, as far as it is known.
 #[inline(always)]
-fn enrol(ctx: &SockOpsContext, sock: Sock, function: u32, pair: PairKey, peer: &PairEnd) {
+fn enrol(ctx: &SockOpsContext, sock: Sock, function: FunctionEntry, pair: PairKey, peer: &PairEnd) {
     // An entry left by a socket whose programs were detached before it closed is overwritten.
     let inserted = FLOWS.insert(sock.0, &EMPTY, u64::from(BPF_ANY));
     let Some(found) = FLOWS.get_ptr_mut(sock.0).filter(|_| inserted.is_ok()) else {
-        account::left_to_tcp(function, Reason::FlowsFull);
+        account::left_to_tcp(function.id, Reason::FlowsFull);
         return;
     };
     // SAFETY: the socket's lock is held, and until it is in the sockhash no other program looks for its entry.
@@ -196,7 +248,8 @@ fn enrol(ctx: &SockOpsContext, sock: Sock, function: u32, pair: PairKey, peer: &
     flow.sock = sock.0;
     flow.established_ns = account::now();
     flow.pair = pair;
-    flow.function = function;
+    flow.function = function.id;
+    flow.sockets = function.sockets;
     flow.reason = Reason::Unpaired as u32;
     (flow.local_addr, flow.local_port) = local(ctx);
     (flow.remote_addr, flow.remote_port) = remote(ctx);
@@ -207,7 +260,7 @@ fn enrol(ctx: &SockOpsContext, sock: Sock, function: u32, pair: PairKey, peer: &
     match publish(ctx, flow) {
         Ok(()) => account::event(EventKind::Enrolled, flow, 0),
         Err(reason) => {
-            account::left_to_tcp(function, reason);
+            account::left_to_tcp(function.id, reason);
             account::event(EventKind::LeftToTcp, flow, reason as u32);
             let _ = FLOWS.remove(sock.0);
         }

@@ -14,6 +14,9 @@ pub(super) fn offsets(btf: &Btf, measure: QueueMeasure) -> Result<Offsets, Plane
     let offsets = Offsets {
         sock_cookie: bytes(btf, "sock", "__sk_common.skc_cookie")?,
         sock_user_data: bytes(btf, "sock", "sk_user_data")?,
+        sock_socket: bytes(btf, "sock", "sk_socket")?,
+        socket_file: bytes(btf, "socket", "file")?,
+        file_flags: bytes(btf, "file", "f_flags")?,
         sock_rmem_alloc: bytes(btf, "sock", "sk_backlog.rmem_alloc")?,
         // Up to 5.10.218 the pointer shares its place with a tagged `val`: a tagged one is no address, and fails to be read.
         sock_cgroup: bytes(btf, "sock", "sk_cgrp_data.cgroup")

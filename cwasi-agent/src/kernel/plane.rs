@@ -294,13 +294,12 @@ impl KernelPlane {
 }
 
 impl Plane for KernelPlane {
-    fn attach(&mut self, cgroup: &Path, id: u32) -> Result<u64, PlaneError> {
+    fn attach(&mut self, cgroup: &Path, function: FunctionEntry) -> Result<u64, PlaneError> {
         let metadata = std::fs::metadata(cgroup).map_err(PlaneError::syscall("stat", cgroup.display()))?;
         let cgroup_id = metadata.ino();
-        let entry = FunctionEntry { id, reserved: 0 };
         self.maps
             .functions
-            .insert(cgroup_id, entry, 0)
+            .insert(cgroup_id, function, 0)
             .map_err(PlaneError::map(names::FUNCTIONS, "update"))?;
         self.retired.remove(&cgroup_id);
         let pin = self.pins.link(cgroup_id);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::Key;
 use cwasi_client::cgroup::{self, Leaf};
-use cwasi_ebpf_common::maps::{Config, Flow, FunctionEntry, Locality, TrafficEntry, TrafficKey};
+use cwasi_ebpf_common::maps::{Config, Flow, FunctionEntry, Locality, Sockets, TrafficEntry, TrafficKey};
 use cwasi_ebpf_common::offsets::QueueMeasure;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
@@ -257,9 +257,12 @@ impl Bench {
 
     fn eof_after_data(&mut self) -> Result<String, Failure> {
         self.send(100_000).map_err(call("send"))?;
-        self.sender
-            .shutdown(std::net::Shutdown::Write)
-            .map_err(call("shutdown"))?;
+        // With both directions shut down TCP is done with the receiver, whatever it has not read.
+        for stream in [&self.receiver, &self.sender] {
+            stream
+                .shutdown(std::net::Shutdown::Write)
+                .map_err(call("shutdown"))?;
+        }
         self.expect(100_000)?;
         match self.receiver.read(&mut [0; 16]).map_err(call("read the end"))? {
             0 => Ok("the end came after 100000 bytes".to_owned()),
@@ -316,9 +319,14 @@ fn configure(maps: &mut Maps, cgroup_id: u64) -> Result<(), PlaneError> {
         .map_err(PlaneError::map(names::CONFIG, "update"))?;
     let other = maps.traffic.insert(TrafficKey::OTHER, TrafficEntry::EMPTY, 0);
     other.map_err(PlaneError::map(names::TRAFFIC, "update"))?;
-    let function = maps
-        .functions
-        .insert(cgroup_id, FunctionEntry { id: 1, reserved: 0 }, 0);
+    let function = maps.functions.insert(
+        cgroup_id,
+        FunctionEntry {
+            id: 1,
+            sockets: Sockets::All as u32,
+        },
+        0,
+    );
     function.map_err(PlaneError::map(names::FUNCTIONS, "update"))?;
     let loopback = Key::new(128, Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets());
     maps.locality
