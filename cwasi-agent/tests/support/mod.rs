@@ -1,0 +1,39 @@
+//! What the kernel tests share: a data plane of their own, networks of pods, and streams whose every byte is checked.
+//!
+//! Tests run side by side. Each has its own bpffs directory, cgroups and network namespaces, so that addresses and ports may be
+//! the same everywhere; everything goes when its guard is dropped, on a panic too.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary compiles this module and uses a part of it"
+)]
+
+pub mod duplex;
+pub mod netns;
+pub mod node;
+pub mod pod;
+pub mod probe;
+pub mod stream;
+pub mod tcp;
+
+use std::time::{Duration, Instant};
+
+/// How long a stream may stand still before a test calls it dead.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until the condition holds, and fails the test when it does not within [`PATIENCE`].
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A seed for this run, printed so that a failure can be repeated with `CWASI_TEST_SEED`.
+pub fn seed(test: &str) -> u64 {
+    let given = std::env::var("CWASI_TEST_SEED").ok();
+    let seed = given.map_or_else(|| fastrand::u64(..), |text| text.parse().expect("a number in CWASI_TEST_SEED"));
+    eprintln!("{test}: CWASI_TEST_SEED={seed}");
+    seed
+}
