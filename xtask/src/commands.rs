@@ -1,6 +1,10 @@
 //! The command line: one variant per command, one module per variant.
 
 pub mod build_ebpf;
+pub mod build_functions;
+pub mod demo;
+pub mod lint;
+pub mod test;
 
 use crate::Result;
 use clap::{Parser, Subcommand};
@@ -16,6 +20,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     BuildEbpf(build_ebpf::Args),
+    BuildFunctions(build_functions::Args),
+    Demo(demo::Args),
+    Lint(lint::Args),
+    Test(test::Args),
 }
 
 impl Cli {
@@ -26,6 +34,10 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match self.command {
             Command::BuildEbpf(args) => build_ebpf::run(&args),
+            Command::BuildFunctions(args) => build_functions::run(&args),
+            Command::Demo(args) => demo::run(&args),
+            Command::Lint(args) => lint::run(&args),
+            Command::Test(args) => test::run(&args),
         }
     }
 }

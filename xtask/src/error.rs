@@ -82,6 +82,10 @@ pub enum Error {
     /// One or more checks failed; each was reported before this line.
     #[error("{0}")]
     Checks(String),
+
+    /// The demo failed.
+    #[error(transparent)]
+    Demo(#[from] cwasi_bench::Error),
 }
 
 fn hint(remedy: &str) -> String {

@@ -2,7 +2,7 @@
 
 use crate::progress;
 use crate::{Error, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
 /// Runs a command with this process's own stdout and stderr and waits for it.
@@ -74,6 +74,16 @@ pub fn stdout_bytes(command: &mut Command) -> Result<Vec<u8>> {
     }
 }
 
+/// The executables that a `cargo build --message-format=json…` says it made.
+#[must_use]
+pub fn executables(messages: &[u8]) -> Vec<PathBuf> {
+    messages
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
+        .filter_map(|message| Some(message.get("executable")?.as_str()?.into()))
+        .collect()
+}
+
 fn failed(command: &Command, status: ExitStatus) -> Error {
     Error::Failed {
         program: brief(command),
@@ -107,5 +117,20 @@ fn spawn_error(command: &Command, source: std::io::Error) -> Error {
         program,
         remedy,
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::executables;
+    use std::path::Path;
+
+    #[test]
+    fn executables_are_read_from_cargo_messages() {
+        let messages = br#"{"reason":"compiler-artifact","executable":null}
+{"reason":"compiler-artifact","executable":"/t/release/cwasi"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executables(messages), [Path::new("/t/release/cwasi")]);
+        assert!(executables(b"{}\nno json").is_empty());
     }
 }

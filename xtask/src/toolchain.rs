@@ -1,9 +1,9 @@
 //! The one compiler version whose output is committed, and a build environment that only it decides.
 
 use crate::{Error, Result, paths};
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
 
 /// The version that the committed eBPF object and guests are built with.
 pub const RUST_VERSION: &str = "1.95.0";
@@ -101,19 +101,22 @@ impl Toolchain {
 ///
 /// # Errors
 /// As [`paths::cargo_home`].
-pub fn remap_flags(target_dir: &Path, library: Option<&Path>) -> Result<Vec<String>> {
+pub fn remap_flags(target_dir: &Path, library: &Path) -> Result<Vec<String>> {
     let cargo_home = paths::cargo_home()?;
     // The last match wins in rustc, so directories that may lie inside another one come after it.
-    let mut prefixes = vec![
-        (cargo_home.as_path(), "/cargo"),
-        (paths::root(), "/cwasi"),
-        (target_dir, "/target"),
-    ];
-    prefixes.extend(library.map(|library| (library, "/rust/library")));
-    Ok(prefixes
+    let mut prefixes = vec![(cargo_home.clone(), "/cargo")];
+    // Below this directory each registry has one, named after its host, which differs where a mirror is used.
+    let registries = fs::read_dir(cargo_home.join("registry/src"))
         .into_iter()
-        .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
-        .collect())
+        .flatten();
+    prefixes.extend(registries.filter_map(|entry| Some((entry.ok()?.path(), "/cargo"))));
+    prefixes.extend([
+        (paths::root().to_owned(), "/cwasi"),
+        (target_dir.to_owned(), "/target"),
+        (library.to_owned(), "/rust/library"),
+    ]);
+    let flag = |(from, to): (PathBuf, &str)| format!("--remap-path-prefix={}={to}", from.display());
+    Ok(prefixes.into_iter().map(flag).collect())
 }
 
 /// Joins rustc flags for `CARGO_ENCODED_RUSTFLAGS`, which unlike `RUSTFLAGS` allows spaces in paths.

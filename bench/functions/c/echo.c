@@ -5,13 +5,17 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+// WASI has no signals.
+#ifndef __wasi__
+#include <signal.h>
+#endif
 
 enum { BUFFER_BYTES = 64 * 1024, BACKLOG = 128, EXIT_USAGE = 2 };
 
@@ -167,7 +171,7 @@ int main(int argc, char **argv) {
         return usage_error("not a numeric ADDR:PORT:", target);
     }
 #ifndef __wasi__
-    // A peer that went shows as an error of send; WASI has no signals.
+    // A peer that went shows as an error of send.
     signal(SIGPIPE, SIG_IGN);
 #endif
     int listener = listen_on(&address, length);

@@ -1,9 +1,9 @@
 //! `build-ebpf`: the kernel programs, built reproducibly into the object that the agent embeds.
 
+use crate::ebpf::Ebpf;
 use crate::error::FileContext;
 use crate::process;
-use crate::rust_src::RustSrc;
-use crate::toolchain::{Toolchain, encode_flags, remap_flags};
+use crate::toolchain::Toolchain;
 use crate::{Error, Result, bpf_linker, committed, paths};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub struct Args {
 /// # Errors
 /// What keeps the object from being built; with `--check`, [`Error::Stale`] when the committed one differs.
 pub fn run(args: &Args) -> Result<()> {
-    let object = build(&args.features)?;
+    let object = build(args)?;
     if args.check {
         return committed::check(Path::new(COMMITTED), &object, "build-ebpf");
     }
@@ -44,51 +44,22 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Builds the crate and returns the stripped object's bytes.
-fn build(features: &[String]) -> Result<Vec<u8>> {
-    let toolchain = Toolchain::find()?;
-    let rust_src = RustSrc::find(&toolchain)?;
-    let linker = bpf_linker::ensure(&toolchain)?;
-    // A target directory of its own: its lock does not wait for builds of the root workspace.
-    let target_dir = paths::target_dir().join("ebpf");
-    let mut flags = remap_flags(&target_dir, Some(&rust_src.library))?;
-    flags.extend([
-        // The object is the same for every host; only tracing programs would read this architecture's registers.
-        "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
-        "-Cdebuginfo=2".to_owned(),
-        "-Clink-arg=--btf".to_owned(),
-        format!("-Clinker={}", linker.display()),
-    ]);
-    let mut cargo = toolchain.cargo();
+fn build(args: &Args) -> Result<Vec<u8>> {
+    let ebpf = Ebpf::find()?;
+    let linker = bpf_linker::ensure(&ebpf.toolchain)?;
+    let mut cargo = ebpf.cargo("build", Some(&linker))?;
     cargo
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "-Zbuild-std=core",
-            "--target=bpfel-unknown-none",
-        ])
         .arg("--message-format=json-render-diagnostics")
-        .arg(format!("--features={}", features.join(",")))
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .current_dir(paths::root().join("cwasi-ebpf"))
-        .env("CARGO_ENCODED_RUSTFLAGS", encode_flags(&flags));
-    rust_src.apply(&mut cargo);
-    let executable = executable(&process::stdout_bytes(&mut cargo)?)?;
-    strip(&toolchain, &executable)
-}
-
-/// The one executable among cargo's JSON messages.
-fn executable(messages: &[u8]) -> Result<PathBuf> {
-    let found = messages
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
-        .filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)))
-        .next_back();
-    found.ok_or_else(|| Error::Output {
+        .arg(format!("--features={}", args.features.join(",")));
+    if args.check {
+        cargo.arg("--locked");
+    }
+    let executable = process::executables(&process::stdout_bytes(&mut cargo)?).pop();
+    let executable = executable.ok_or_else(|| Error::Output {
         program: "cargo build".into(),
-        detail: "cwasi-ebpf has no binary target that was built".into(),
-    })
+        detail: "cwasi-ebpf has no binary target".into(),
+    })?;
+    strip(&ebpf.toolchain, &executable)
 }
 
 /// Removes DWARF, whose paths and order are of no use to the kernel, and keeps BTF.
@@ -102,18 +73,4 @@ fn strip(toolchain: &Toolchain, executable: &Path) -> Result<Vec<u8>> {
             .env("LD_LIBRARY_PATH", toolchain.lib_dir()),
     )?;
     fs::read(&stripped).file("read", &stripped)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::executable;
-
-    #[test]
-    fn the_executable_is_read_from_cargo_messages() {
-        let messages = br#"{"reason":"compiler-artifact","executable":null}
-{"reason":"compiler-artifact","executable":"/t/release/cwasi"}
-{"reason":"build-finished","success":true}"#;
-        assert_eq!(executable(messages).unwrap().to_str(), Some("/t/release/cwasi"));
-        assert!(executable(b"{}").is_err());
-    }
 }

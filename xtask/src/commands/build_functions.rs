@@ -1,0 +1,198 @@
+//! `build-functions`: the guests, built reproducibly into the components that are committed beside them.
+
+use crate::error::FileContext;
+use crate::rust_src::RustSrc;
+use crate::toolchain::{Toolchain, encode_flags, remap_flags};
+use crate::wasi::Sysroot;
+use crate::{Error, Result, apt, committed, paths, process};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The guests' workspace and the directory of the committed components in it.
+const FUNCTIONS: &str = "bench/functions";
+const PREBUILT: &str = "bench/functions/prebuilt";
+
+const TARGET: &str = "wasm32-wasip2";
+
+/// The C compiler of the committed component; another version gives other bytes.
+const CLANG: &str = "clang-14";
+const CLANG_VERSION: &str = "14.0.6";
+
+/// Builds the guest functions and refreshes the committed components bench/functions/prebuilt/*.wasm.
+///
+/// The build is byte-reproducible: rustc 1.95.0 with the standard library built from source (found as for build-ebpf),
+/// clang 14.0.6 and Debian's wasi-libc, unpacked privately into ~/.cache/cwasi (CWASI_CACHE). Where these cannot be
+/// had, the Rust guests are built with rustup's wasm32-wasip2 target when it is installed: they work the same, with
+/// other bytes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Compare a rebuild with the committed components instead of writing them; fail when they differ, and skip, with
+    /// the reason, what this machine has no tools for.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What keeps the components from being built; with `--check`, [`Error::Checks`] when committed ones differ.
+pub fn run(args: &Args) -> Result<()> {
+    let mut built = Vec::new();
+    match Rust::find(args.check) {
+        Ok(rust) => built.extend(rust.build(args.check)?),
+        Err(reason @ Error::Missing { .. }) if args.check => println!("skipped: Rust guests: {reason}"),
+        Err(error) => return Err(error),
+    }
+    match C::find() {
+        Ok(c) => built.push(c.build()?),
+        Err(reason @ Error::Missing { .. }) => println!("skipped: echo-c.wasm: {reason}"),
+        Err(error) => return Err(error),
+    }
+    let mut stale = 0;
+    for (name, path) in built {
+        let component = fs::read(&path).file("read", &path)?;
+        let target = Path::new(PREBUILT).join(name);
+        if !args.check {
+            committed::write(&paths::root().join(target), &component)?;
+        } else if let Err(error) = committed::check(&target, &component, "build-functions") {
+            eprintln!("{error}");
+            stale += 1;
+        }
+    }
+    match stale {
+        0 => Ok(()),
+        _ => Err(Error::Checks(format!(
+            "{stale} committed components differ from a rebuild"
+        ))),
+    }
+}
+
+/// A built component: its file's name and where it is.
+type Component = (String, PathBuf);
+
+fn target_dir() -> PathBuf {
+    paths::target_dir().join("guests")
+}
+
+/// What the Rust guests are built with.
+struct Rust {
+    toolchain: Toolchain,
+    /// The pinned sources; without them, rustup's precompiled target.
+    pinned: Option<(RustSrc, Sysroot)>,
+}
+
+impl Rust {
+    fn find(only_pinned: bool) -> Result<Self> {
+        let toolchain = Toolchain::find()?;
+        let pinned = RustSrc::find(&toolchain).and_then(|rust_src| Ok((rust_src, Sysroot::find()?)));
+        let has_target = toolchain.lib_dir().join("rustlib").join(TARGET).is_dir();
+        match pinned {
+            Ok(pinned) => Ok(Self {
+                toolchain,
+                pinned: Some(pinned),
+            }),
+            Err(reason @ Error::Missing { .. }) if has_target && !only_pinned => {
+                eprintln!(
+                    "note: built with rustup's {TARGET}, do not commit: bytes differ without the pinned sysroot ({reason})"
+                );
+                Ok(Self {
+                    toolchain,
+                    pinned: None,
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn build(&self, locked: bool) -> Result<Vec<Component>> {
+        let mut cargo = self.toolchain.cargo();
+        cargo
+            .args(["build", "--release", "--bins", "--target", TARGET, "--target-dir"])
+            .arg(target_dir())
+            .arg("--message-format=json-render-diagnostics")
+            .current_dir(paths::root().join(FUNCTIONS));
+        if locked {
+            cargo.arg("--locked");
+        }
+        if let Some((rust_src, sysroot)) = &self.pinned {
+            let mut flags = remap_flags(&target_dir(), &rust_src.library)?;
+            flags.extend([
+                "-Clink-self-contained=no".to_owned(),
+                format!("-Clink-arg={}", sysroot.crt().display()),
+                format!("-Lnative={}", sysroot.lib().display()),
+            ]);
+            cargo
+                .arg("-Zbuild-std=std,panic_abort")
+                .env("CARGO_ENCODED_RUSTFLAGS", encode_flags(&flags));
+            rust_src.apply(&mut cargo);
+        }
+        let executables = process::executables(&process::stdout_bytes(&mut cargo)?);
+        let named = |path: PathBuf| Some((path.file_name()?.to_str()?.to_owned(), path));
+        Ok(executables.into_iter().filter_map(named).collect())
+    }
+}
+
+/// What the C guest is built with.
+struct C {
+    toolchain: Toolchain,
+    sysroot: Sysroot,
+}
+
+impl C {
+    fn find() -> Result<Self> {
+        let toolchain = Toolchain::find()?;
+        let sysroot = Sysroot::find()?;
+        let version = || Command::new(CLANG).arg("--version").output();
+        if version().is_err() && apt::can_install() {
+            apt::install_missing(&[CLANG])?;
+        }
+        let found =
+            version().is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(CLANG_VERSION));
+        if found {
+            return Ok(Self { toolchain, sysroot });
+        }
+        Err(Error::Missing {
+            what: format!("{CLANG} of version {CLANG_VERSION} is not installed"),
+            remedy: format!("run `apt-get install {CLANG}` on Debian 12"),
+        })
+    }
+
+    fn build(&self) -> Result<Component> {
+        let name = "echo-c.wasm";
+        let directory = target_dir().join("c");
+        fs::create_dir_all(&directory).file("create", &directory)?;
+        let (object, component) = (directory.join("echo.o"), directory.join(name));
+        process::run(
+            Command::new(CLANG)
+                // clang 14 knows this target by the name it had before there were two versions of WASI.
+                .args([
+                    "--target=wasm32-wasi",
+                    "-D__wasip2__",
+                    "-O2",
+                    "-Wall",
+                    "-Wextra",
+                    "-Werror",
+                    "-nostdlibinc",
+                ])
+                .arg("-isystem")
+                .arg(self.sysroot.include())
+                .args(["-c", "c/echo.c", "-o"])
+                .arg(&object)
+                .current_dir(paths::root().join(FUNCTIONS)),
+        )?;
+        process::run(
+            Command::new(self.toolchain.tool("wasm-component-ld"))
+                .arg("--wasm-ld-path")
+                .arg(self.toolchain.tool("gcc-ld").join("wasm-ld"))
+                .arg(self.sysroot.crt())
+                .arg(&object)
+                .arg(format!("-L{}", self.sysroot.lib().display()))
+                .arg("-lc")
+                .arg(self.sysroot.builtins())
+                .args(["--strip-all", "-o"])
+                .arg(&component),
+        )?;
+        Ok((name.to_owned(), component))
+    }
+}

@@ -1,0 +1,146 @@
+//! `test`: every test of the repository, those of the kernel included.
+
+use crate::error::FileContext;
+use crate::leftovers::{Leftovers, mount_points};
+use crate::{Error, Result, apt, paths, process};
+use nix::mount::{MsFlags, mount};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What the tests drive or link against.
+const PACKAGES: [&str; 9] = [
+    "libelf-dev",
+    "pkg-config",
+    "iproute2",
+    "nftables",
+    "redis-tools",
+    "redis-server",
+    "nginx-light",
+    "wrk",
+    "iperf3",
+];
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Runs all tests of the repository, kernel tests included.
+///
+/// As root it first installs the missing ones of the Debian packages that tests need (without starting their services)
+/// and mounts bpffs at /sys/fs/bpf. Without root, kernel tests are skipped and say so. Fails when a test fails or when
+/// a network namespace, cgroup or BPF pin is left over.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Arguments for `cargo test`, after `--`: for example `-- -p cwasi-agent veth`.
+    #[arg(last = true)]
+    cargo_test: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What keeps the tests from running, [`Error::Checks`] when a test failed or left something over.
+pub fn run(args: &Args) -> Result<()> {
+    prepare()?;
+    let before = Leftovers::now();
+    let mut failures = Vec::new();
+    // Some tests run the programs of other crates, which `cargo test` alone does not build.
+    process::run(cargo("build").arg("--workspace").args(libbpf_feature()))?;
+    if let Err(error) = run_tests(&args.cargo_test) {
+        failures.push(error.to_string());
+    }
+    let left: Vec<String> = Leftovers::now()
+        .since(&before)
+        .map(|path| path.display().to_string())
+        .collect();
+    if !left.is_empty() {
+        failures.push(format!("left over by tests, remove by hand: {}", left.join(" ")));
+    }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Checks(failures.join("; ")))
+    }
+}
+
+/// Makes a fresh machine able to run the kernel tests, as far as this user may.
+fn prepare() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!(
+            "not root: nothing is installed or mounted, and kernel tests will say that they are skipped"
+        );
+        return Ok(());
+    }
+    if apt::can_install() {
+        apt::install_missing(&PACKAGES)?;
+    }
+    let mounts = fs::read_to_string("/proc/mounts").file("read", "/proc/mounts")?;
+    if !mount_points(&mounts, "bpf").contains(&PathBuf::from(BPFFS)) {
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .map_err(std::io::Error::from)
+            .file("mount bpffs at", BPFFS)?;
+    }
+    Ok(())
+}
+
+/// Runs the root workspace's tests and the guests' own; with arguments, only the tests that they select.
+fn run_tests(arguments: &[String]) -> Result<()> {
+    let mut tests = cargo("test");
+    match arguments.iter().position(|argument| is_package_option(argument)) {
+        // cargo refuses a feature of a package that is not selected.
+        Some(at)
+            if !arguments[at..]
+                .iter()
+                .take(2)
+                .any(|argument| argument.ends_with("cwasi-agent")) => {}
+        Some(_) => {
+            tests.args(libbpf_feature());
+        }
+        None => {
+            tests.arg("--workspace").args(libbpf_feature());
+        }
+    }
+    let result = process::run(tests.args(arguments));
+    if !arguments.is_empty() {
+        return result;
+    }
+    let guests = process::run(
+        Command::new("cargo")
+            .args(["test", "--target-dir"])
+            .arg(paths::target_dir().join("functions"))
+            .current_dir(paths::root().join("bench/functions")),
+    );
+    result.and(guests)
+}
+
+fn is_package_option(argument: &str) -> bool {
+    argument.starts_with("-p") || argument == "--package" || argument.starts_with("--package=")
+}
+
+fn cargo(subcommand: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command.arg(subcommand).current_dir(paths::root());
+    command
+}
+
+/// The agent's probing through libbpf, where libbpf can be built.
+pub(super) fn libbpf_feature() -> &'static [&'static str] {
+    if Path::new("/usr/include/libelf.h").exists() {
+        &["--features", "cwasi-agent/libbpf"]
+    } else {
+        eprintln!("skipped: probing through libbpf: /usr/include/libelf.h is missing (Debian: libelf-dev)");
+        &[]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_package_option;
+
+    #[test]
+    fn package_options_are_known_in_every_spelling() {
+        for option in ["-p", "-pcwasi-agent", "--package", "--package=cwasi-agent"] {
+            assert!(is_package_option(option), "{option}");
+        }
+        assert!(!is_package_option("pairs_by_tuple"));
+    }
+}
