@@ -36,7 +36,11 @@ fn first_messages_arrive_in_order() {
                 let mut random = fastrand::Rng::with_seed(seed + thread);
                 for _ in 0..ROUNDS {
                     let dialled = client.dial(address).unwrap();
-                    let lens = [random.usize(1..4000), random.usize(1..100_000), random.usize(1..4000)];
+                    let lens = [
+                        random.usize(1..4000),
+                        random.usize(1..100_000),
+                        random.usize(1..4000),
+                    ];
                     let mut up = support::stream::Line::new(random.u64(..));
                     // The accepting end exists only when these are under way, or arrived.
                     up.send(&dialled, lens[0]);
@@ -56,7 +60,11 @@ fn first_messages_arrive_in_order() {
     node.settles();
     for (src, dst) in [(client.id, server.id), (server.id, client.id)] {
         let sums = node.traffic(src, dst);
-        assert_eq!(sums.connections, THREADS * ROUNDS, "every connection became a pair");
+        assert_eq!(
+            sums.connections,
+            THREADS * ROUNDS,
+            "every connection became a pair"
+        );
         assert!(sums.sent.redirect_bytes > 0);
     }
 }
@@ -81,7 +89,11 @@ fn deferred_accept_pairs_with_the_first_bytes() {
         talk.up.drain(talk.server);
         talk.converse();
         let sent = node.flow(talk.client).sent;
-        assert_eq!((sent.tcp_bytes, sent.tcp_messages), (1000, 1), "the first message, by TCP");
+        assert_eq!(
+            (sent.tcp_bytes, sent.tcp_messages),
+            (1000, 1),
+            "the first message, by TCP"
+        );
         assert_eq!(sent.redirect_bytes, talk.up.sent.at - 1000);
         assert_eq!(node.flow(talk.server).sent.tcp_bytes, 0);
     }
@@ -129,7 +141,10 @@ fn fast_open_is_left_to_tcp() {
             assert_eq!(node.flow_of(talk.server), None);
         }
     }
-    assert!(with_data >= 8, "{with_data} of 10 connections carried data in their SYN");
+    assert!(
+        with_data >= 8,
+        "{with_data} of 10 connections carried data in their SYN"
+    );
 }
 
 /// TCP_FASTOPEN_CONNECT: connect does nothing, and the first write is the SYN's data.
@@ -197,7 +212,8 @@ fn simultaneous_open_loses_nothing() {
         );
     }
     for round in 0..10 {
-        let ends: [SocketAddr; 2] = [0, 1].map(|end| (Bridged::v4(end), 41_000 + u16::try_from(round).unwrap()).into());
+        let ends: [SocketAddr; 2] =
+            [0, 1].map(|end| (Bridged::v4(end), 41_000 + u16::try_from(round).unwrap()).into());
         let sockets: Vec<Socket> = (0..2)
             .map(|end| {
                 let socket = pods[end].socket(ends[end].ip());
@@ -229,7 +245,9 @@ fn self_connect_gets_its_own_bytes() {
     let pod = Pod::enrolled(&node, &netns);
     for round in 0..10_u16 {
         let own = SocketAddr::from((LOCALHOST, 42_000 + round));
-        let stream = pod.dial_with(own, |socket| socket.bind(&own.into()).unwrap()).unwrap();
+        let stream = pod
+            .dial_with(own, |socket| socket.bind(&own.into()).unwrap())
+            .unwrap();
         assert_eq!(stream.local_addr().unwrap(), stream.peer_addr().unwrap());
         let mut line = support::stream::Line::new(u64::from(round));
         for len in [1, 1000, 50_000] {

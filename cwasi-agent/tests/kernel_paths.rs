@@ -78,7 +78,10 @@ fn over_veth() {
 fn over_a_bridge() {
     needs!();
     let (node, net) = (Node::new(), Bridged::new(2));
-    let (client, server) = (Pod::enrolled(&node, &net.ends[0]), Pod::enrolled(&node, &net.ends[1]));
+    let (client, server) = (
+        Pod::enrolled(&node, &net.ends[0]),
+        Pod::enrolled(&node, &net.ends[1]),
+    );
     let connection = pair(&client, &server, Bridged::v4(1));
     is_redirected(&node, &client, &server, connection);
 }
@@ -87,7 +90,10 @@ fn over_a_bridge() {
 fn over_ipv6() {
     needs!();
     let (node, net) = (Node::new(), Bridged::new(2));
-    let (client, server) = (Pod::enrolled(&node, &net.ends[0]), Pod::enrolled(&node, &net.ends[1]));
+    let (client, server) = (
+        Pod::enrolled(&node, &net.ends[0]),
+        Pod::enrolled(&node, &net.ends[1]),
+    );
     let connection = pair(&client, &server, Bridged::v6(1));
     is_redirected(&node, &client, &server, connection);
 }
@@ -95,7 +101,10 @@ fn over_ipv6() {
 /// Destination and source NAT on the node, as kube-proxy does for a Service whose endpoint is on the client's own bridge.
 fn through_a_service(service: IpAddr, endpoint: IpAddr) {
     let (node, net) = (Node::new(), Bridged::new(2));
-    let (client, server) = (Pod::enrolled(&node, &net.ends[0]), Pod::enrolled(&node, &net.ends[1]));
+    let (client, server) = (
+        Pod::enrolled(&node, &net.ends[0]),
+        Pod::enrolled(&node, &net.ends[1]),
+    );
     node.locality("::/0", None);
     node.locality("10.96.0.0/12", Some(Locality::Maybe));
     node.locality("fd96::/64", Some(Locality::Maybe));
@@ -118,8 +127,16 @@ fn through_a_service(service: IpAddr, endpoint: IpAddr) {
     ));
     let connection = connect(&client, &listener, (service, 80));
     let (dialled, accepted) = (&connection.0, &connection.1);
-    assert_ne!(dialled.local_addr().unwrap(), accepted.peer_addr().unwrap(), "the source is translated");
-    assert_ne!(dialled.peer_addr().unwrap(), accepted.local_addr().unwrap(), "so is the destination");
+    assert_ne!(
+        dialled.local_addr().unwrap(),
+        accepted.peer_addr().unwrap(),
+        "the source is translated"
+    );
+    assert_ne!(
+        dialled.peer_addr().unwrap(),
+        accepted.local_addr().unwrap(),
+        "so is the destination"
+    );
     is_redirected(&node, &client, &server, connection);
 }
 

@@ -42,7 +42,11 @@ fn from_a_stranger_to_a_function() {
     let (client, server) = (Pod::stranger(&here), Pod::enrolled(&node, &there));
     let connection = pair(&client, &server, Bridged::v4(1));
     is_plain(&connection);
-    assert_eq!(node.flows(), [], "there is no proof that the client is on this node");
+    assert_eq!(
+        node.flows(),
+        [],
+        "there is no proof that the client is on this node"
+    );
 }
 
 #[test]
@@ -61,7 +65,10 @@ fn from_a_function_to_a_stranger() {
     drop(connection);
     node.settles();
     let sums = node.traffic(client.id, 0);
-    assert_eq!((sums.connections, sums.sent.tcp_bytes, sums.sent.redirect_bytes), (1, bytes, 0));
+    assert_eq!(
+        (sums.connections, sums.sent.tcp_bytes, sums.sent.redirect_bytes),
+        (1, bytes, 0)
+    );
 }
 
 #[test]
@@ -142,7 +149,10 @@ fn equal_tuples_in_two_networks_never_mix() {
                 socket.bind(&std::net::SocketAddr::from(local).into()).unwrap();
             });
             let connection = (dialled.unwrap(), support::pod::accept(&listener));
-            tuples.push((connection.0.local_addr().unwrap(), connection.0.peer_addr().unwrap()));
+            tuples.push((
+                connection.0.local_addr().unwrap(),
+                connection.0.peer_addr().unwrap(),
+            ));
             connections.push(connection);
         }
     }
@@ -155,10 +165,20 @@ fn equal_tuples_in_two_networks_never_mix() {
     let flows = node.flows();
     assert_eq!(flows.len(), 8);
     for flow in &flows {
-        let peer = flows.iter().find(|other| other.cookie == flow.peer_cookie).unwrap();
+        let peer = flows
+            .iter()
+            .find(|other| other.cookie == flow.peer_cookie)
+            .unwrap();
         assert_eq!(peer.peer_cookie, flow.cookie);
-        let network = |function| pods.iter().position(|pair| pair.iter().any(|pod| pod.id == function));
-        assert_eq!(network(flow.function), network(flow.peer_function), "no flow leaves its network");
+        let network = |function| {
+            pods.iter()
+                .position(|pair| pair.iter().any(|pod| pod.id == function))
+        };
+        assert_eq!(
+            network(flow.function),
+            network(flow.peer_function),
+            "no flow leaves its network"
+        );
         assert!(flow.sent.redirect_bytes > 0, "{flow:?}");
     }
     duplex.finish();
@@ -172,12 +192,18 @@ fn equal_tuples_on_two_loopbacks_never_mix() {
     let node = Node::new();
     let localhost = Ipv4Addr::LOCALHOST;
     let namespaces = [NetNs::new(), NetNs::new()];
-    let pods: Vec<Pod> = namespaces.iter().map(|netns: &Arc<NetNs>| Pod::enrolled(&node, netns)).collect();
+    let pods: Vec<Pod> = namespaces
+        .iter()
+        .map(|netns: &Arc<NetNs>| Pod::enrolled(&node, netns))
+        .collect();
     let connections: Vec<_> = pods
         .iter()
         .map(|pod| connect(pod, &pod.listen((localhost, 8080)), (localhost, 8080)))
         .collect();
-    let mut talks: Vec<Talk> = (0..).zip(&connections).map(|(seed, connection)| Talk::new(connection, seed)).collect();
+    let mut talks: Vec<Talk> = (0..)
+        .zip(&connections)
+        .map(|(seed, connection)| Talk::new(connection, seed))
+        .collect();
     for len in [1, 1000, 65_536] {
         for talk in &mut talks {
             talk.up.send(talk.client, len);

@@ -117,7 +117,9 @@ fn write(stream: &TcpStream, seed: u64, manner: Manner, stop: &AtomicBool) -> Re
             .map_err(|error| format!("send near byte {}: {error}", position.at))?;
         stall(&mut random, manner.sender_stalls, manner.stall);
     }
-    stream.shutdown(Shutdown::Write).map_err(|error| format!("shutdown: {error}"))?;
+    stream
+        .shutdown(Shutdown::Write)
+        .map_err(|error| format!("shutdown: {error}"))?;
     Ok(position.at)
 }
 

@@ -33,7 +33,10 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// A seed for this run, printed so that a failure can be repeated with `CWASI_TEST_SEED`.
 pub fn seed(test: &str) -> u64 {
     let given = std::env::var("CWASI_TEST_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |text| text.parse().expect("a number in CWASI_TEST_SEED"));
+    let seed = given.map_or_else(
+        || fastrand::u64(..),
+        |text| text.parse().expect("a number in CWASI_TEST_SEED"),
+    );
     eprintln!("{test}: CWASI_TEST_SEED={seed}");
     seed
 }

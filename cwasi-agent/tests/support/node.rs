@@ -142,7 +142,9 @@ impl Node {
 
     /// Sums over the closed connections of one function to another, empty when there are none.
     pub fn traffic(&self, src: u32, dst: u32) -> TrafficEntry {
-        let all = self.with_plane(|plane| plane.traffic()).expect("read the traffic");
+        let all = self
+            .with_plane(|plane| plane.traffic())
+            .expect("read the traffic");
         let found = all.into_iter().find(|(key, _)| *key == TrafficKey { src, dst });
         found.map_or(TrafficEntry::EMPTY, |(_, entry)| entry)
     }
@@ -154,7 +156,9 @@ impl Node {
 
     /// Entries of a map.
     pub fn entries(&self, map: &str) -> u64 {
-        let usage = self.with_plane(|plane| plane.usage()).expect("read the maps' fill");
+        let usage = self
+            .with_plane(|plane| plane.usage())
+            .expect("read the maps' fill");
         let found = usage.iter().find(|usage| usage.name.eq_ignore_ascii_case(map));
         found.unwrap_or_else(|| panic!("no map {map}")).entries
     }

@@ -57,7 +57,11 @@ impl Pod {
 
     /// A non-blocking TCP socket for an address of this family.
     pub fn socket(&self, family: IpAddr) -> Socket {
-        let domain = if family.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let domain = if family.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        };
         let mut factory = self.factory.lock().expect("no panic before");
         let made = factory.socket(domain, libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
         Socket::from(made.expect("socket"))
@@ -116,7 +120,11 @@ pub fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 /// A connection from one pod to a listener of another, as (client, server).
-pub fn connect(client: &Pod, listener: &TcpListener, address: impl Into<SocketAddr>) -> (TcpStream, TcpStream) {
+pub fn connect(
+    client: &Pod,
+    listener: &TcpListener,
+    address: impl Into<SocketAddr>,
+) -> (TcpStream, TcpStream) {
     let dialled = client.dial(address).expect("connect");
     (dialled, accept(listener))
 }

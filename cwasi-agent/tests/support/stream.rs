@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::PATIENCE;
 
 /// Length of the table of random bytes: a prime, so that no page, message or segment boundary repeats in it.
-const PERIOD: usize = 1_048_573;
+const PERIOD: usize = 1_048_583;
 /// The longest slice that [`Position::next`] gives.
 pub const LONGEST: usize = 1 << 20;
 
@@ -91,8 +91,14 @@ impl Position {
         for chunk in bytes.chunks(LONGEST) {
             let expected = self.peek(chunk.len());
             if chunk != expected {
-                let wrong = chunk.iter().zip(expected).position(|(found, expected)| found != expected);
-                return Err(format!("byte {} is not the one that was sent", self.at + wrong.unwrap_or(0) as u64));
+                let wrong = chunk
+                    .iter()
+                    .zip(expected)
+                    .position(|(found, expected)| found != expected);
+                return Err(format!(
+                    "byte {} is not the one that was sent",
+                    self.at + wrong.unwrap_or(0) as u64
+                ));
             }
             self.at += chunk.len() as u64;
         }
@@ -135,7 +141,8 @@ impl Line {
         let goal = self.received.at + len as u64;
         while self.received.at < goal {
             let received = self.receive_some(stream, len.min(LONGEST).min(to_usize(goal - self.received.at)));
-            let received = received.unwrap_or_else(|error| panic!("receive after byte {}: {error}", self.received.at));
+            let received =
+                received.unwrap_or_else(|error| panic!("receive after byte {}: {error}", self.received.at));
             assert_ne!(received, 0, "the end after byte {}", self.received.at);
         }
     }
@@ -144,7 +151,9 @@ impl Line {
     pub fn receive_some(&mut self, stream: &TcpStream, most: usize) -> io::Result<usize> {
         let mut buffer = vec![0; most];
         let received = receive(stream, &mut buffer)?;
-        self.received.check(&buffer[..received]).unwrap_or_else(|wrong| panic!("{wrong}"));
+        self.received
+            .check(&buffer[..received])
+            .unwrap_or_else(|wrong| panic!("{wrong}"));
         Ok(received)
     }
 

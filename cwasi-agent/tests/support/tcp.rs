@@ -38,7 +38,10 @@ pub fn info(socket: &impl AsRawFd) -> Info {
         )
     };
     assert_eq!(result, 0, "TCP_INFO: {}", std::io::Error::last_os_error());
-    assert_eq!(length as usize, LENGTH, "this kernel's struct tcp_info is shorter");
+    assert_eq!(
+        length as usize, LENGTH,
+        "this kernel's struct tcp_info is shorter"
+    );
     Info {
         state: raw[0],
         options: raw[5],
@@ -64,7 +67,12 @@ pub fn set(socket: &impl AsRawFd, option: i32, value: i32) {
             libc::socklen_t::try_from(size_of_val(&value)).expect("a small number"),
         )
     };
-    assert_eq!(result, 0, "setsockopt {option}: {}", std::io::Error::last_os_error());
+    assert_eq!(
+        result,
+        0,
+        "setsockopt {option}: {}",
+        std::io::Error::last_os_error()
+    );
 }
 
 /// Makes close(2) send a reset.

@@ -1,0 +1,252 @@
+//! Order and flow control under stress: thousands of changes of path, and readers that do not read.
+
+mod support;
+
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cwasi_ebpf_common::maps::{Config, Counters};
+use cwasi_ebpf_common::reason::Reason;
+use support::duplex::{Duplex, Manner};
+use support::netns::{Bridged, veth};
+use support::node::Node;
+use support::pod::{Pod, connect, pair};
+use support::stream::Line;
+
+/// Connections of a stress test; both directions of each are in use.
+const CONNECTIONS: u64 = 50;
+
+/// What a stress test did.
+struct Done {
+    bytes: u64,
+    sums: [Counters; 2],
+}
+
+impl Done {
+    fn transitions(&self) -> u64 {
+        self.sums.iter().map(|sum| sum.to_redirect + sum.to_tcp).sum()
+    }
+
+    fn redirected(&self) -> u64 {
+        self.sums.iter().map(|sum| sum.redirect_bytes).sum()
+    }
+}
+
+/// Talks on many connections for a while, with `disturb` called again and again, then ends them all.
+fn stress(
+    name: &str,
+    budget: u32,
+    manner: Manner,
+    length: Duration,
+    disturb: impl Fn(&Node, &mut fastrand::Rng),
+) -> Done {
+    let (node, [here, there]) = (Node::new(), veth());
+    let (client, server) = (Pod::enrolled(&node, &here), Pod::enrolled(&node, &there));
+    node.configure(|config| config.budget = budget);
+    let listener = server.listen((Bridged::v4(1), 0));
+    let address = listener.local_addr().unwrap();
+    let connections = (0..CONNECTIONS)
+        .map(|_| connect(&client, &listener, address))
+        .collect();
+    let seed = support::seed(name);
+    let duplex = Duplex::start(connections, seed, manner);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let end = Instant::now() + length;
+    while Instant::now() < end {
+        disturb(&node, &mut random);
+    }
+    duplex.goes_on();
+    let bytes = duplex.finish();
+    node.settles();
+    let sums = [(client.id, server.id), (server.id, client.id)].map(|(src, dst)| {
+        let traffic = node.traffic(src, dst);
+        assert_eq!(traffic.connections, CONNECTIONS);
+        traffic.sent
+    });
+    let done = Done { bytes, sums };
+    eprintln!(
+        "{name}: {} transitions, {} MiB, {} % redirected",
+        done.transitions(),
+        bytes >> 20,
+        100 * done.redirected() / bytes
+    );
+    // What a refused sender offers again is counted again: more than all is possible, less is not.
+    assert!(
+        done.sums
+            .iter()
+            .map(|sum| sum.redirect_bytes + sum.tcp_bytes)
+            .sum::<u64>()
+            >= bytes
+    );
+    assert!(done.redirected() <= bytes);
+    done
+}
+
+#[test]
+fn thousands_of_transitions_by_the_budget() {
+    needs!();
+    let done = stress(
+        "thousands_of_transitions_by_the_budget",
+        16 << 10,
+        Manner::RESTLESS,
+        Duration::from_secs(8),
+        |_, _| thread::sleep(Duration::from_millis(50)),
+    );
+    assert!(done.transitions() > 2000, "{} transitions", done.transitions());
+    assert!(
+        done.redirected() > done.bytes / 100,
+        "{} of {} bytes",
+        done.redirected(),
+        done.bytes
+    );
+}
+
+#[test]
+fn transitions_at_the_smallest_budget_of_an_agent() {
+    needs!();
+    let manner = Manner {
+        longest: 512 << 10,
+        reader_stalls: 4,
+        ..Manner::RESTLESS
+    };
+    let done = stress(
+        "transitions_at_the_smallest_budget_of_an_agent",
+        Config::MIN_BUDGET,
+        manner,
+        Duration::from_secs(6),
+        |_, _| thread::sleep(Duration::from_millis(50)),
+    );
+    assert!(done.transitions() > 200, "{} transitions", done.transitions());
+    assert!(
+        done.redirected() > done.bytes / 10,
+        "{} of {} bytes",
+        done.redirected(),
+        done.bytes
+    );
+}
+
+#[test]
+fn thousands_of_transitions_by_the_kill_switch() {
+    needs!();
+    let done = stress(
+        "thousands_of_transitions_by_the_kill_switch",
+        Config::DEFAULT_BUDGET,
+        Manner::RESTLESS,
+        Duration::from_secs(6),
+        |node, random| {
+            node.configure(|config| config.enabled ^= 1);
+            thread::sleep(Duration::from_micros(random.u64(100..20_000)));
+        },
+    );
+    assert!(done.transitions() > 2000, "{} transitions", done.transitions());
+}
+
+#[test]
+fn transitions_by_budget_and_kill_switch_together() {
+    needs!();
+    let done = stress(
+        "transitions_by_budget_and_kill_switch_together",
+        64 << 10,
+        Manner::RESTLESS,
+        Duration::from_secs(6),
+        |node, random| {
+            node.configure(|config| {
+                config.enabled = u32::from(random.u8(..3) != 0);
+                config.budget = 1 << random.u32(10..22);
+                config.small_streak = random.u32(..64);
+            });
+            thread::sleep(Duration::from_micros(random.u64(100..20_000)));
+        },
+    );
+    assert!(done.transitions() > 2000, "{} transitions", done.transitions());
+}
+
+/// Fills the connection until its non-blocking sender is refused.
+fn fill(line: &mut Line, stream: &TcpStream, message: usize) {
+    /// Far more than TCP's buffers and the budget take together.
+    const TOO_MUCH: u64 = 256 << 20;
+    let before = line.sent.at;
+    loop {
+        match line.send_some(stream, message) {
+            Ok(_) => assert!(
+                line.sent.at - before < TOO_MUCH,
+                "an idle reader took {TOO_MUCH} bytes"
+            ),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => panic!("send to an idle reader: {error}"),
+        }
+    }
+}
+
+fn idle_reader(budget: u32, message: usize) {
+    let (node, [here, there]) = (Node::new(), veth());
+    let (client, server) = (Pod::enrolled(&node, &here), Pod::enrolled(&node, &there));
+    node.configure(|config| config.budget = budget);
+    let (from, to) = pair(&client, &server, Bridged::v4(1));
+    let mut line = Line::new(5);
+    for round in 0..3 {
+        let before = node.flow(&from).sent;
+        fill(&mut line, &from, message);
+        let after = node.flow(&from).sent;
+        let queued = after.redirect_bytes - before.redirect_bytes;
+        assert!(queued > 0, "round {round}: {after:?}");
+        assert!(
+            queued <= u64::from(budget) + message as u64,
+            "round {round}: {queued} bytes wait for an idle reader, the budget is {budget}"
+        );
+        assert_eq!(after.to_tcp, before.to_tcp + 1);
+        assert_eq!(node.flow(&from).fallbacks[Reason::Budget.index()], round + 1);
+        line.drain(&to);
+        support::eventually("redirection resumes when the reader has read", || {
+            let redirected = node.flow(&from).sent.to_redirect > after.to_redirect;
+            line.send(&from, 100);
+            line.drain(&to);
+            redirected
+        });
+    }
+}
+
+#[test]
+fn an_idle_reader_is_bounded_and_resumes() {
+    needs!();
+    for message in [1000, 64 << 10, 1 << 20] {
+        idle_reader(Config::MIN_BUDGET, message);
+    }
+}
+
+#[test]
+fn an_idle_reader_is_bounded_by_the_default_budget() {
+    needs!();
+    idle_reader(Config::DEFAULT_BUDGET, 32 << 10);
+}
+
+/// A sender that waits in poll is woken when the reader resumes, by either path.
+#[test]
+fn a_stopped_sender_is_woken() {
+    needs!();
+    let (node, [here, there]) = (Node::new(), veth());
+    let (client, server) = (Pod::enrolled(&node, &here), Pod::enrolled(&node, &there));
+    node.configure(|config| config.budget = Config::MIN_BUDGET);
+    let (from, to) = pair(&client, &server, Bridged::v4(1));
+    let (mut up, mut check) = (Line::new(5), Line::new(5));
+    const TOTAL: usize = 64 << 20;
+    let done = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let from = &from;
+        scope.spawn(move || {
+            for _ in 0..TOTAL >> 20 {
+                up.send(from, 1 << 20);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        for stop in 1..=4 {
+            thread::sleep(Duration::from_millis(300));
+            assert!(!done.load(Ordering::Relaxed), "the sender waits for its reader");
+            check.expect(&to, TOTAL / 8 * stop / 2);
+        }
+        check.expect(&to, TOTAL - TOTAL / 8 * (1 + 2 + 3 + 4) / 2);
+    });
+}
