@@ -1,6 +1,21 @@
 //! The node agent of cwasi.
 //!
 //! Data flows one way: kernel events → agent state → metrics and API.
+//!
+//! - [`kernel`]: the data plane of the running kernel, behind the trait of [`plane`].
+//! - [`agent`]: the state: functions, prefixes of this node, counters, what is wrong.
+//! - [`api`]: the Unix socket. [`metrics`] and [`http`]: Prometheus.
+//! - [`run`]: the agent's process. [`exec`]: a command as a function. [`probe`]: what the kernel offers.
+//! - [`cli`]: the commands. [`testing`]: a plane and a node made of memory.
 
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod exec;
+pub mod http;
 pub mod kernel;
+pub mod metrics;
 pub mod plane;
+pub mod probe;
+pub mod run;
+pub mod testing;

@@ -377,7 +377,7 @@ impl Leaf {
 
 impl Drop for Leaf {
     fn drop(&mut self) {
-        // Nobody is left to tell; the agent's sweep removes unpopulated leaves of dead processes.
+        // Nobody is left to tell; the agent removes the leaves of registered functions once they are empty.
         let _ = self.tear_down();
     }
 }

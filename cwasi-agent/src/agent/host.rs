@@ -1,0 +1,110 @@
+//! What the agent asks of the node about processes and cgroups. Tests use [`crate::testing::FakeHost`].
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cwasi_client::cgroup::{self, CgroupError};
+
+/// The node's processes and cgroups.
+pub trait Host: Send {
+    /// The id of the cgroup at the directory, `None` when there is none.
+    fn cgroup_id(&self, dir: &Path) -> Option<u64>;
+
+    /// Whether a launcher of cwasi made the cgroup (`<v2 root>/cwasi/…`), and no process lives in it.
+    fn is_empty_leaf(&self, dir: &Path) -> bool;
+
+    /// Removes an empty cgroup.
+    ///
+    /// # Errors
+    /// A process has just entered it.
+    fn remove_cgroup(&self, dir: &Path) -> Result<(), CgroupError>;
+
+    /// When the process was started, in clock ticks since boot; `None` when it is dead. With its pid that names a process
+    /// for good.
+    fn started(&self, pid: u32) -> Option<u64>;
+
+    /// Names this boot of the node: cgroup ids and pids mean nothing in another.
+    fn boot(&self) -> String;
+}
+
+/// The node that this process runs on.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    leaves: Option<PathBuf>,
+}
+
+impl Node {
+    /// Looks up where the launchers of cwasi make their cgroups.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            leaves: cgroup::unified_root().ok().map(|root| root.join(cgroup::PARENT)),
+        }
+    }
+}
+
+impl Host for Node {
+    fn cgroup_id(&self, dir: &Path) -> Option<u64> {
+        cgroup::id(dir).ok()
+    }
+
+    fn is_empty_leaf(&self, dir: &Path) -> bool {
+        let ours = self
+            .leaves
+            .as_deref()
+            .is_some_and(|leaves| dir.parent() == Some(leaves));
+        ours && cgroup::populated(dir).is_ok_and(|populated| !populated)
+    }
+
+    fn remove_cgroup(&self, dir: &Path) -> Result<(), CgroupError> {
+        cgroup::remove(dir)
+    }
+
+    fn started(&self, pid: u32) -> Option<u64> {
+        started(pid)
+    }
+
+    fn boot(&self) -> String {
+        fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    }
+}
+
+/// When the process was started, in clock ticks since boot; `None` when it is dead (a zombie is).
+#[must_use]
+pub fn started(pid: u32) -> Option<u64> {
+    start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Field 22 of /proc/PID/stat, `None` for a zombie.
+fn start_time(stat: &str) -> Option<u64> {
+    // The command's name is in parentheses and may hold spaces and parentheses itself.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?;
+    let started = fields.nth(18)?.parse().ok()?;
+    (!matches!(state, "Z" | "X" | "x")).then_some(started)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_times_are_read() {
+        let rest = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20";
+        assert_eq!(start_time(&format!("42 (a) b (c) S {rest}")), Some(777));
+        assert_eq!(start_time(&format!("42 (a) Z {rest}")), None);
+        assert_eq!(start_time("42 (a"), None);
+        assert_eq!(started(std::process::id()), started(std::process::id()));
+        assert!(started(std::process::id()).is_some_and(|ticks| ticks > 0));
+        assert_eq!(started(u32::MAX), None);
+    }
+
+    #[test]
+    fn only_leaves_of_cwasi_are_empty_leaves() {
+        assert!(!Node::new().is_empty_leaf(Path::new("/")));
+        assert!(!Node::default().is_empty_leaf(Path::new("/sys/fs/cgroup/cwasi/x")));
+    }
+}

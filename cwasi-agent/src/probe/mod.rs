@@ -1,0 +1,174 @@
+//! What the kernel and the node offer the data plane, and what to do about each miss.
+//!
+//! [`host`]: what files tell. [`programs`]: what libbpf tries, with the cargo feature `libbpf`. [`fixes`]: releases known to
+//! lack a fix. The live self-test has the last word: it tries everything together.
+
+mod fixes;
+mod host;
+mod programs;
+
+use std::path::Path;
+
+use nix::unistd::geteuid;
+use serde::Serialize;
+
+use crate::kernel::selftest;
+
+/// What was found of one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// It is there.
+    Ok,
+    /// The data plane works without it, with the consequence that the detail tells.
+    Warning,
+    /// The data plane needs it.
+    Missing,
+    /// It was not, or could not be, looked at.
+    NotProbed,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// `host`, `program`, `map`, `helper` or `self_test`.
+    pub group: &'static str,
+    /// What it is.
+    pub name: String,
+    /// What was found.
+    pub finding: Finding,
+    /// More about it, one line.
+    pub detail: String,
+    /// What to do, when something is to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Row {
+    fn new(
+        group: &'static str,
+        name: impl Into<String>,
+        finding: Finding,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            group,
+            name: name.into(),
+            finding,
+            detail: detail.into(),
+            remedy: None,
+        }
+    }
+
+    fn remedy(self, remedy: &str) -> Self {
+        let needed = matches!(self.finding, Finding::Missing | Finding::Warning);
+        Self {
+            remedy: needed.then(|| remedy.to_owned()),
+            ..self
+        }
+    }
+}
+
+/// Everything that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Kernel release.
+    pub kernel: String,
+    /// Whether nothing that is needed is missing, and the self-test was passed.
+    pub usable: bool,
+    /// How the self-test found that the receiver's queue can be measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_measure: Option<&'static str>,
+    /// The rows.
+    pub rows: Vec<Row>,
+}
+
+/// Looks at everything. Needs root for most of it; takes a second or two.
+#[must_use]
+pub fn probe(bpffs: &Path) -> Report {
+    let kernel = host::release();
+    let mut rows = host::rows(bpffs, &kernel);
+    rows.extend(fixes::row(&kernel));
+    rows.extend(programs::rows());
+    let (tested, queue_measure) = self_test();
+    rows.extend(tested);
+    let usable = queue_measure.is_some() && rows.iter().all(|row| row.finding != Finding::Missing);
+    Report {
+        kernel,
+        usable,
+        queue_measure,
+        rows,
+    }
+}
+
+fn self_test() -> (Vec<Row>, Option<&'static str>) {
+    const GROUP: &str = "self_test";
+    if !geteuid().is_root() {
+        let row = |name| Row::new(GROUP, name, Finding::NotProbed, "not root");
+        return (selftest::CHECKS.into_iter().map(row).collect(), None);
+    }
+    let report = selftest::run();
+    let rows = report.checks.into_iter().map(|check| {
+        let finding = if check.passed {
+            Finding::Ok
+        } else {
+            Finding::Missing
+        };
+        Row::new(GROUP, check.name, finding, check.detail).remedy(remedy_of_check(check.name))
+    });
+    (
+        rows.collect(),
+        report
+            .measure
+            .map(cwasi_ebpf_common::offsets::QueueMeasure::label),
+    )
+}
+
+/// What to do when a check of the self-test fails.
+#[must_use]
+pub fn remedy_of_check(name: &str) -> &'static str {
+    match name {
+        "redirect" => {
+            "see the rows above for what is missing; run as root with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and see that no \
+             other sk_msg owner (Cilium, OBI, Beyla) takes every socket of the node"
+        }
+        "queue_charged" => {
+            "the receiver's queue cannot be bounded on this kernel; use one from docs/kernel-policy.md. Until then \
+             connections stay on TCP"
+        }
+        _ => {
+            "report it with the kernel's release: this kernel reorders or loses the end of a stream; connections stay on TCP"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_says_what_to_do_about_each_miss() {
+        let report = probe(Path::new("/sys/fs/bpf/cwasi"));
+        for row in &report.rows {
+            assert_eq!(
+                row.finding == Finding::Missing,
+                row.finding == Finding::Missing && row.remedy.is_some(),
+                "{row:?}"
+            );
+            assert!(!row.detail.contains('\n'), "{row:?}");
+        }
+        for check in selftest::CHECKS {
+            assert_eq!(
+                report
+                    .rows
+                    .iter()
+                    .filter(|row| row.group == "self_test" && row.name == check)
+                    .count(),
+                1
+            );
+        }
+        if report.usable {
+            assert!(report.queue_measure.is_some());
+        }
+    }
+}

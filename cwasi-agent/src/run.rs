@@ -1,0 +1,267 @@
+//! The agent's process: start, serve, end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use cwasi_client::protocol::Degradation;
+use cwasi_ebpf_common::offsets::QueueMeasure;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use crate::agent::{Agent, Kernel, Node, Settings, StateLocked, Store};
+use crate::api::server::{Limits, serve};
+use crate::api::socket::{Socket, SocketError};
+use crate::api::{Shared, lock};
+use crate::http;
+use crate::kernel::selftest::Check;
+use crate::kernel::{KernelPlane, Options, PlaneError, selftest};
+use crate::probe::remedy_of_check;
+
+/// How often events are taken from the kernel's ring, which holds about 1500.
+const EVENTS_EVERY: Duration = Duration::from_millis(200);
+/// How often functions are looked after.
+const FUNCTIONS_EVERY: Duration = Duration::from_secs(2);
+/// How often the kernel's maps are looked after, which walks every open connection.
+const PLANE_EVERY: Duration = Duration::from_secs(10);
+
+/// Name of the probe that tells whether the data plane could be made at all.
+pub const LOAD: &str = "load";
+
+/// How to run an agent.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// Where what must survive a restart is kept.
+    pub state_dir: PathBuf,
+    /// The rest.
+    pub settings: Settings,
+}
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The socket cannot be used.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The state directory is another agent's.
+    #[error(transparent)]
+    State(#[from] StateLocked),
+    /// The bpffs directory is another agent's.
+    #[error("{0}; {remedy}", remedy = .0.remedy())]
+    Locked(PlaneError),
+    /// cannot serve metrics on {addr}: {source}; give another --metrics-addr
+    #[error("cannot serve metrics on {addr}: {source}; give another --metrics-addr")]
+    Metrics {
+        /// Address asked for.
+        addr: SocketAddr,
+        /// Error of `bind`.
+        source: io::Error,
+    },
+    /// {call}: {source}
+    #[error("{call}: {source}")]
+    System {
+        /// What was tried.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    /// Whether another agent is the reason.
+    #[must_use]
+    pub const fn is_other_agent(&self) -> bool {
+        matches!(
+            self,
+            Self::Socket(SocketError::Taken(_)) | Self::State(_) | Self::Locked(_)
+        )
+    }
+}
+
+fn system(call: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { call, source }
+}
+
+/// Runs an agent until SIGTERM, SIGINT or an unload. Pins stay, flows go on; only an unload removes them.
+///
+/// # Errors
+/// Another agent is there, or an address or directory cannot be used. A kernel that lacks something is no error: the agent
+/// then runs degraded.
+pub fn run(options: RunOptions) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the runtime"))?;
+    let result = runtime.block_on(supervise(options));
+    // A self-test that still runs must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn supervise(mut options: RunOptions) -> Result<(), RunError> {
+    let (stop, mut stopped) = watch::channel(false);
+    watch_signals(stop.clone())?;
+    let socket = Socket::bind(&options.socket)?;
+    let store = Store::new(&options.state_dir);
+    let _state_lock = store.lock()?;
+    let started = http::Started::default();
+    options.settings.metrics_addr = Some(serve_http(&options.settings, Arc::clone(&started)).await?);
+
+    let (bpffs, budget) = (options.settings.bpffs.clone(), options.settings.budget);
+    let opened = tokio::select! {
+        opened = spawn_blocking(move || open_kernel(bpffs, budget)) => opened.map_err(io::Error::from),
+        _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+    };
+    let kernel = opened.map_err(system("open the data plane"))??;
+    let agent = Agent::new(kernel, options.settings, Box::new(Node::new()), store);
+    let agent: Shared = Arc::new(Mutex::new(agent));
+    let _ = started.set(Arc::clone(&agent));
+    let clock = tokio::spawn(keep_time(Arc::clone(&agent)));
+    info!(socket = %options.socket.display(), "serving");
+    let listener = socket.listener().map_err(system("listen"))?;
+    serve(listener, agent, Limits::default(), stop).await;
+    clock.abort();
+    info!("ended; open connections go on");
+    Ok(())
+}
+
+fn watch_signals(stop: watch::Sender<bool>) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("catch SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catch SIGINT"))?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM"),
+            _ = interrupt.recv() => info!("SIGINT"),
+        }
+        stop.send_replace(true);
+    });
+    Ok(())
+}
+
+/// Starts to serve HTTP, and returns the address, which has a port even if none was asked for.
+async fn serve_http(settings: &Settings, started: Arc<OnceLock<Shared>>) -> Result<SocketAddr, RunError> {
+    let addr = settings
+        .metrics_addr
+        .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let listener = TcpListener::bind(addr)
+        .await
+        .map_err(|source| RunError::Metrics { addr, source })?;
+    let bound = listener
+        .local_addr()
+        .map_err(|source| RunError::Metrics { addr, source })?;
+    tokio::spawn(async move {
+        if let Err(error) = http::serve(listener, started).await {
+            error!("metrics: {error}");
+        }
+    });
+    info!("metrics on http://{bound}/metrics");
+    Ok(bound)
+}
+
+async fn keep_time(agent: Shared) {
+    let every = |period| {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    };
+    let (mut events, mut functions, mut plane) =
+        (every(EVENTS_EVERY), every(FUNCTIONS_EVERY), every(PLANE_EVERY));
+    loop {
+        tokio::select! {
+            _ = events.tick() => lock(&agent).drain_events(),
+            _ = functions.tick() => lock(&agent).sweep_functions(),
+            _ = plane.tick() => lock(&agent).sweep_plane(),
+        }
+    }
+}
+
+/// Tests the kernel and takes over or makes the data plane.
+///
+/// # Errors
+/// Another agent holds the bpffs directory. Anything else is told in [`Kernel::degraded`].
+pub fn open_kernel(bpffs: PathBuf, budget: u32) -> Result<Kernel, RunError> {
+    let report = selftest::run();
+    let mut degraded = failures(&report.checks);
+    // Without a measure that works the plane is opened all the same: what an agent before left is kept, and held off.
+    let measure = report.measure.unwrap_or(QueueMeasure::SinceEmpty);
+    let plane = match KernelPlane::open(Options {
+        budget,
+        ..Options::new(bpffs, measure)
+    }) {
+        Ok(plane) => Some(plane),
+        Err(error @ PlaneError::Locked { .. }) => return Err(RunError::Locked(error)),
+        Err(error) => {
+            let (detail, remedy) = (error.to_string(), error.remedy().to_owned());
+            degraded.push(Degradation {
+                reason: LOAD.to_owned(),
+                detail,
+                remedy,
+            });
+            None
+        }
+    };
+    for cause in &degraded {
+        warn!("degraded: {}: {}; {}", cause.reason, cause.detail, cause.remedy);
+    }
+    let mut probes: Vec<_> = report
+        .checks
+        .iter()
+        .map(|check| (check.name, check.passed))
+        .collect();
+    probes.push((LOAD, plane.is_some()));
+    let plane = plane.map(|plane| Box::new(plane) as Box<dyn crate::plane::Plane>);
+    Ok(Kernel {
+        plane,
+        probes,
+        degraded,
+    })
+}
+
+/// The failed checks, each cause once: one that stops the self-test fails every check after it.
+fn failures(checks: &[Check]) -> Vec<Degradation> {
+    let mut failures: Vec<Degradation> = Vec::new();
+    for check in checks.iter().filter(|check| !check.passed) {
+        if failures.iter().all(|known| known.detail != check.detail) {
+            failures.push(Degradation {
+                reason: format!("self_test_{}", check.name),
+                detail: check.detail.clone(),
+                remedy: remedy_of_check(check.name).to_owned(),
+            });
+        }
+    }
+    failures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let check = |name, passed, detail: &str| Check {
+            name,
+            passed,
+            detail: detail.to_owned(),
+        };
+        let failures = failures(&[
+            check("redirect", true, "4 of 4"),
+            check("queue_charged", false, "grew"),
+            check("order_across_spill", false, "not tried"),
+            check("eof_after_data", false, "not tried"),
+        ]);
+        let reasons: Vec<_> = failures.iter().map(|failure| failure.reason.as_str()).collect();
+        assert_eq!(
+            reasons,
+            ["self_test_queue_charged", "self_test_order_across_spill"]
+        );
+        assert!(failures.iter().all(|failure| !failure.remedy.is_empty()));
+    }
+}
