@@ -16,7 +16,7 @@ use crate::error::IoContext;
 use crate::{Error, Result, interrupt, tool};
 
 /// How often the end of a process is looked for.
-const POLL: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(10);
 
 /// How long a process may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);

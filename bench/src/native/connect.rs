@@ -27,17 +27,13 @@ pub struct Rate {
 /// Answers one request on each connection and closes it first, so that the client's ports never wait in TIME_WAIT.
 pub(super) fn serve(server: &Server) -> Result<()> {
     let mut message = vec![0; server.size];
-    net::serve(
-        server.address,
-        server.connections,
-        server.nodelay,
-        |mut stream| {
-            if net::read_message(&mut stream, &mut message).action(|| "read a request")? {
-                stream.write_all(&message).action(|| "answer")?;
-            }
-            Ok(())
-        },
-    )
+    let listener = net::listen(server.address)?;
+    net::serve(&listener, server.connections, server.nodelay, |mut stream| {
+        if net::read_message(&mut stream, &mut message).action(|| "read a request")? {
+            stream.write_all(&message).action(|| "answer")?;
+        }
+        Ok(())
+    })
 }
 
 pub(super) fn run(client: &Client) -> Result<Rate> {

@@ -9,15 +9,11 @@ use crate::error::IoContext;
 
 pub(super) fn serve(server: &Server) -> Result<()> {
     let mut message = vec![0; server.size];
-    net::serve(
-        server.address,
-        server.connections,
-        server.nodelay,
-        |mut stream| {
-            while net::read_message(&mut stream, &mut message).action(|| "read a message")? {
-                stream.write_all(&message).action(|| "send a message")?;
-            }
-            Ok(())
-        },
-    )
+    let listener = net::listen(server.address)?;
+    net::serve(&listener, server.connections, server.nodelay, |mut stream| {
+        while net::read_message(&mut stream, &mut message).action(|| "read a message")? {
+            stream.write_all(&message).action(|| "send a message")?;
+        }
+        Ok(())
+    })
 }

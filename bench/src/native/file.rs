@@ -2,15 +2,15 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::Instant;
 
+use nix::poll::PollFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile;
 use serde::{Deserialize, Serialize};
 
 use super::args::{Client, Server};
-use super::net;
+use super::net::{self, Stream};
 use super::pattern::Pattern;
 use crate::error::IoContext;
 use crate::{Error, Result};
@@ -36,7 +36,8 @@ pub struct Fetched {
 /// Sends a file of the server's `size` for each request on a connection.
 pub(super) fn serve(server: &Server) -> Result<()> {
     let file = file(server.size)?;
-    net::serve(server.address, server.connections, server.nodelay, |stream| {
+    let listener = net::listen(server.address)?;
+    net::serve(&listener, server.connections, server.nodelay, |stream| {
         let (file, size) = (file.try_clone().action(|| "duplicate the file")?, server.size);
         net::in_background(move || answer(stream, &file, size));
         Ok(())
@@ -53,13 +54,16 @@ fn file(size: usize) -> Result<File> {
     Ok(file)
 }
 
-fn answer(mut stream: TcpStream, file: &File, size: usize) -> Result<()> {
+fn answer(mut stream: Stream, file: &File, size: usize) -> Result<()> {
     let mut request = REQUEST;
     while net::read_message(&mut stream, &mut request).action(|| "read a request")? {
         let mut offset = 0;
         let mut left = size;
         while left > 0 {
-            left -= match sendfile(&stream, file, Some(&mut offset), left).action(|| "sendfile")? {
+            let sent = stream.until_done(PollFlags::POLLOUT, || {
+                Ok(sendfile(&stream, file, Some(&mut offset), left)?)
+            });
+            left -= match sent.action(|| "sendfile")? {
                 0 => return Err(Error::Data("the file is shorter than it was".to_owned())),
                 sent => sent,
             };
@@ -96,21 +100,18 @@ pub(super) fn fetch(client: &Client, verify: bool) -> Result<Fetched> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
     use std::thread;
 
     use super::*;
 
     #[test]
     fn files_arrive_whole() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let size = 300_001;
         let server = thread::spawn(move || {
             let file = file(size).unwrap();
-            net::accept(&listener, Some(1), false, &mut |stream| {
-                answer(stream, &file, size)
-            })
+            net::serve(&listener, Some(1), false, |stream| answer(stream, &file, size))
         });
         let client = Client {
             address,

@@ -1,13 +1,12 @@
 //! Round-trip times.
 
 use std::io::Write;
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::args::Client;
-use super::net;
+use super::net::{self, Stream};
 use super::pattern::Pattern;
 use crate::error::IoContext;
 use crate::{Error, Result, stats};
@@ -49,7 +48,7 @@ pub(super) fn run(client: &Client, warmup: u64) -> Result<Ping> {
     summary(client.size, &mut times)
 }
 
-fn round_trip(stream: &mut TcpStream, message: &[u8], answer: &mut [u8]) -> Result<Duration> {
+fn round_trip(stream: &mut Stream, message: &[u8], answer: &mut [u8]) -> Result<Duration> {
     let start = Instant::now();
     stream.write_all(message).action(|| "send a message")?;
     if !net::read_message(stream, answer).action(|| "read an answer")? {
@@ -76,7 +75,6 @@ fn summary(size: usize, times: &mut [f64]) -> Result<Ping> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
     use std::thread;
 
     use super::*;
@@ -92,11 +90,11 @@ mod tests {
 
     #[test]
     fn an_echo_is_measured_and_a_liar_is_found() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let server = thread::spawn(move || {
             let mut lies = [false, true].into_iter();
-            net::accept(&listener, Some(2), true, &mut |mut stream| {
+            net::serve(&listener, Some(2), true, |mut stream| {
                 let lie = lies.next().unwrap();
                 let mut message = [0; 1000];
                 while net::read_message(&mut stream, &mut message).action(|| "read")? {

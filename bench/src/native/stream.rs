@@ -1,12 +1,12 @@
 //! Bytes in one direction, counted by the receiver.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::net;
+use super::net::{self, Stream};
 use super::pattern::Pattern;
 use crate::error::IoContext;
 use crate::{Error, Result};
@@ -33,12 +33,13 @@ pub struct Streamed {
 pub(super) fn sink(address: SocketAddr, connections: Option<u64>, verify: bool) -> Result<()> {
     let pattern = verify.then(|| Pattern::new(READ));
     let mut buffer = vec![0; READ];
-    net::serve(address, connections, false, |stream| {
+    let listener = net::listen(address)?;
+    net::serve(&listener, connections, false, |stream| {
         receive(stream, &mut buffer, pattern.as_ref())
     })
 }
 
-fn receive(mut stream: TcpStream, buffer: &mut [u8], pattern: Option<&Pattern>) -> Result<()> {
+fn receive(mut stream: Stream, buffer: &mut [u8], pattern: Option<&Pattern>) -> Result<()> {
     let mut received = 0;
     let mut right = true;
     loop {
@@ -67,7 +68,7 @@ pub(super) fn source(address: SocketAddr, size: usize, bytes: u64, nodelay: bool
             .action(|| format!("send after {sent} bytes"))?;
         sent += length as u64;
     }
-    stream.shutdown(Shutdown::Write).action(|| "end the stream")?;
+    stream.shutdown_write().action(|| "end the stream")?;
     let mut told = [0; 8];
     stream.read_exact(&mut told).action(|| "read the sink's answer")?;
     let seconds = start.elapsed().as_secs_f64();
@@ -88,19 +89,18 @@ pub(super) fn source(address: SocketAddr, size: usize, bytes: u64, nodelay: bool
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
     use std::thread;
 
     use super::*;
 
     #[test]
     fn streams_are_counted_and_verified() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let server = thread::spawn(move || {
             let pattern = Pattern::new(READ);
             let mut buffer = vec![0; READ];
-            net::accept(&listener, Some(2), false, &mut |stream| {
+            net::serve(&listener, Some(2), false, |stream| {
                 receive(stream, &mut buffer, Some(&pattern))
             })
         });
@@ -109,7 +109,7 @@ mod tests {
 
         let mut stream = net::connect(address, false).unwrap();
         stream.write_all(&[0; 100]).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
+        stream.shutdown_write().unwrap();
         let mut told = [1; 8];
         stream.read_exact(&mut told).unwrap();
         assert_eq!(told, [0; 8], "wrong bytes are not counted");
