@@ -13,7 +13,7 @@ use cwasi_client::client::{Client, ClientError};
 use cwasi_client::netns::{self, NetnsError};
 use cwasi_client::protocol::{ErrorCode, FunctionSpec};
 use nix::fcntl::OFlag;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, pipe2};
 
@@ -120,8 +120,14 @@ pub fn exec(options: ExecOptions) -> Result<u8, ExecError> {
     }
     let mut command = Command::new(program);
     command.args(arguments);
-    let ended = spawn(command, Path::new(program), leaf.procs(), netns.as_deref())
-        .and_then(|mut child| signals.wait(&mut child).map_err(system("wait for the command")));
+    let ended = spawn(
+        command,
+        Path::new(program),
+        leaf.procs(),
+        netns.as_deref(),
+        signals.before,
+    )
+    .and_then(|mut child| signals.wait(&mut child).map_err(system("wait for the command")));
     let cleaned = clean_up(&options.socket, leaf, registered.id);
     let status = ended?;
     if let Err(error) = cleaned {
@@ -151,7 +157,13 @@ fn clean_up(socket: &Path, leaf: Leaf, id: u32) -> Result<(), ExecError> {
 }
 
 /// Starts the command inside the cgroup and the network namespace, and bound to this process's life.
-fn spawn(mut command: Command, name: &Path, procs: &Path, netns: Option<&Path>) -> Result<Child, ExecError> {
+fn spawn(
+    mut command: Command,
+    name: &Path,
+    procs: &Path,
+    netns: Option<&Path>,
+    mask: SigSet,
+) -> Result<Child, ExecError> {
     let procs = OpenOptions::new()
         .write(true)
         .open(procs)
@@ -165,6 +177,7 @@ fn spawn(mut command: Command, name: &Path, procs: &Path, netns: Option<&Path>) 
         procs: procs.as_raw_fd(),
         netns: netns.as_ref().map(AsRawFd::as_raw_fd),
         ready: child_ready.as_raw_fd(),
+        mask,
     };
     // SAFETY: `enter` makes only async-signal-safe calls, on descriptors that stay open until the spawn returns.
     unsafe { command.pre_exec(move || child_side.enter()) };
@@ -193,6 +206,7 @@ struct ChildSide {
     procs: RawFd,
     netns: Option<RawFd>,
     ready: RawFd,
+    mask: SigSet,
 }
 
 impl ChildSide {
@@ -216,6 +230,8 @@ impl ChildSide {
             if let Some(netns) = self.netns {
                 check(libc::setns(netns, libc::CLONE_NEWNET) != 0)?;
             }
+            let mask: &libc::sigset_t = self.mask.as_ref();
+            check(libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) != 0)?;
             check(libc::write(self.ready, c"1".as_ptr().cast(), 1) != 1)
         }
     }
@@ -224,17 +240,18 @@ impl ChildSide {
 /// The signals that this process takes instead of being ended by them.
 struct Signals {
     taken: SignalFd,
+    /// What was blocked before, and is to be blocked in the command.
+    before: SigSet,
 }
 
 impl Signals {
     fn take() -> Result<Self, ExecError> {
         let mut set = SigSet::from_iter(FORWARDED);
         set.add(Signal::SIGCHLD);
-        // The command gets an empty mask: std resets it before the exec.
-        set.thread_block()
-            .map_err(|errno| system("pthread_sigmask")(errno.into()))?;
+        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK);
         let taken = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC);
         Ok(Self {
+            before: before.map_err(|errno| system("pthread_sigmask")(errno.into()))?,
             taken: taken.map_err(|errno| system("signalfd")(errno.into()))?,
         })
     }
@@ -289,8 +306,14 @@ mod tests {
     fn a_failed_entry_is_told_from_a_failed_exec() {
         let null = Path::new("/dev/null");
         let run = |program: &str, procs: &Path| {
-            spawn(Command::new(program), Path::new(program), procs, None)
-                .map(|mut child| child.wait().unwrap().code())
+            spawn(
+                Command::new(program),
+                Path::new(program),
+                procs,
+                None,
+                SigSet::empty(),
+            )
+            .map(|mut child| child.wait().unwrap().code())
         };
         assert_eq!(run("true", null).unwrap(), Some(0));
         assert!(matches!(

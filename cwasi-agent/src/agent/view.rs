@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use cwasi_client::protocol::{
@@ -58,10 +59,11 @@ pub struct Snapshot {
 /// The build of this agent.
 #[must_use]
 pub fn version() -> Version {
+    static OBJECT: LazyLock<String> = LazyLock::new(object::sha256);
     Version {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         layout: LAYOUT,
-        object_sha256: object::sha256(),
+        object_sha256: OBJECT.clone(),
     }
 }
 
