@@ -20,6 +20,8 @@ pub struct Record {
 pub const WINDOW: u32 = 32;
 /// Connections that are enrolled before the balance is looked at.
 pub const TRIAL: u32 = 4;
+/// A loss that ends the trial: one long connection of the wrong kind says enough.
+pub const TRIAL_LOSS: i64 = LIMIT / 4;
 /// One connection in this many is enrolled to relearn.
 pub const PROBE_EVERY: u32 = 64;
 
@@ -64,7 +66,8 @@ impl Record {
     #[must_use]
     #[inline(always)]
     pub const fn admit(self) -> (bool, Self) {
-        if self.connections < TRIAL || self.balance >= 0 {
+        let on_trial = self.connections < TRIAL && self.balance > -TRIAL_LOSS;
+        if on_trial || self.balance >= 0 {
             return (true, self);
         }
         if self.skipped + 1 >= PROBE_EVERY {

@@ -69,8 +69,10 @@ pub struct Config {
     pub enabled: u32,
     /// Bytes in a receiver's redirect queue above which the sender goes back to TCP.
     pub budget: u32,
-    /// Writes of fewer bytes are small: TCP coalesces them when Nagle is on.
+    /// Writes of fewer bytes are small: TCP coalesces a stream of them.
     pub small_write: u32,
+    /// Writes of fewer bytes are not small when TCP_NODELAY is set: TCP does them worse.
+    pub tiny_write: u32,
     /// Number of small writes in a row, without an answer, that make a stream of small writes.
     pub small_streak: u32,
     /// Not 0: destinations that gain nothing are no longer enrolled.
@@ -89,7 +91,8 @@ impl Default for Config {
         Self {
             enabled: 1,
             budget: Self::DEFAULT_BUDGET,
-            small_write: 16384,
+            small_write: 4096,
+            tiny_write: 128,
             small_streak: 16,
             learn: 1,
         }
@@ -458,7 +461,7 @@ mod pod {
     const COUNTERS: usize = 6 * 8;
     const DESTINATION: usize = 16 + 2 * 4;
     pod!(
-        Config = 5 * 4,
+        Config = 6 * 4,
         FunctionEntry = 2 * 4,
         ListenerKey = 2 * 4,
         Listener = 2 * 8 + 2 * 4,

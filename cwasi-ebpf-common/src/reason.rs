@@ -29,7 +29,7 @@ pub enum Reason {
     Budget = 9,
     /// The receiver has not read everything that was sent by TCP.
     Undrained = 10,
-    /// Many small writes without TCP_NODELAY and without an answer: TCP coalesces them, redirection cannot.
+    /// Many small writes without an answer: TCP coalesces them, redirection cannot.
     SmallWrites = 11,
     /// An upper layer protocol (kTLS) transforms the bytes of one of the sockets.
     UpperLayer = 12,

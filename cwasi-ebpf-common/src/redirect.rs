@@ -79,7 +79,9 @@ pub fn decide(state: State, config: &Config, small_stream: bool, seen: &impl Obs
 
 /// Counts small writes in a row, to tell a stream of them from questions and answers.
 ///
-/// With Nagle on, TCP coalesces a stream of small writes into large segments; redirected, each wakes the reader.
+/// TCP coalesces a stream of small writes into large segments (Nagle, and autocorking without it); redirected, each write wakes
+/// the reader, which costs more than it saves. Only tiny writes with TCP_NODELAY are better off redirected: they drown TCP in
+/// buffer overhead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Streak {
     /// Small messages in a row, without an answer, this one included.
@@ -91,7 +93,7 @@ impl Streak {
     #[must_use]
     #[inline(always)]
     pub const fn after(previous: u32, config: &Config, bytes: u32, nagle: bool, answered: bool) -> Self {
-        if !nagle || bytes >= config.small_write {
+        if bytes >= config.small_write || (bytes < config.tiny_write && !nagle) {
             Self { length: 0 }
         } else if answered {
             Self { length: 1 }

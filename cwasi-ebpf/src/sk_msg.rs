@@ -121,7 +121,7 @@ fn is_small_stream(flow: &mut Flow, config: &Config, bytes: u32) -> bool {
         return false;
     }
     let nagle = Sock(flow.sock).nagle();
-    let answered = nagle && answered(flow);
+    let answered = answered(flow);
     let streak = Streak::after(flow.streak, config, bytes, nagle, answered);
     flow.streak = streak.length;
     let stream = streak.is_stream(config);
