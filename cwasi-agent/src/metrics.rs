@@ -275,7 +275,7 @@ mod tests {
             "undrained",
             "small_writes",
             "upper_layer",
-            "peer_gone",
+            "closing",
             "unmeasured",
             "blocking",
         ] {

@@ -33,8 +33,8 @@ pub enum Reason {
     SmallWrites = 11,
     /// An upper layer protocol (kTLS) transforms the bytes of one of the sockets.
     UpperLayer = 12,
-    /// The receiver's socket is closing or gone.
-    PeerGone = 13,
+    /// The sender has shut down its writing, or the receiver's socket is gone.
+    Closing = 13,
     /// The receiver's queue could not be measured.
     Unmeasured = 14,
     /// The socket blocks: a read that sleeps on an enrolled socket can end with EAGAIN, see [`crate::maps::Sockets`].
@@ -57,7 +57,7 @@ impl Reason {
         Self::Undrained,
         Self::SmallWrites,
         Self::UpperLayer,
-        Self::PeerGone,
+        Self::Closing,
         Self::Unmeasured,
         Self::Blocking,
     ];
@@ -91,7 +91,7 @@ impl Reason {
             Self::Undrained => "undrained",
             Self::SmallWrites => "small_writes",
             Self::UpperLayer => "upper_layer",
-            Self::PeerGone => "peer_gone",
+            Self::Closing => "closing",
             Self::Unmeasured => "unmeasured",
             Self::Blocking => "blocking",
         }

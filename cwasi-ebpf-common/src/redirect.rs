@@ -32,6 +32,8 @@ impl State {
 
 /// What the decision looks at. Each method is asked at most once a message, and only when its answer matters.
 pub trait Observe {
+    /// Whether the sender may still send: neither shut down nor closed. Only TCP refuses the others (EPIPE).
+    fn sending(&self) -> bool;
     /// Whether the receiver's socket is known and still the one that was paired.
     fn peer(&self) -> Result<(), Reason>;
     /// Whether an upper layer protocol (kTLS) sits on either socket.
@@ -58,6 +60,9 @@ pub type Verdict = Result<(), Reason>;
 pub fn decide(state: State, config: &Config, small_stream: bool, seen: &impl Observe) -> Verdict {
     if config.enabled == 0 {
         return Err(Reason::Disabled);
+    }
+    if !seen.sending() {
+        return Err(Reason::Closing);
     }
     seen.peer()?;
     if seen.upper_layer() {

@@ -1,7 +1,7 @@
 //! One message at its sender: observe, decide, redirect. The decision is `cwasi_ebpf_common::redirect::decide`.
 
 use aya_ebpf::bindings::sk_action::SK_PASS;
-use aya_ebpf::bindings::{BPF_F_INGRESS, sk_msg_md};
+use aya_ebpf::bindings::{BPF_F_INGRESS, BPF_TCP_CLOSE_WAIT, BPF_TCP_ESTABLISHED, sk_msg_md};
 use aya_ebpf::programs::SkMsgContext;
 use cwasi_ebpf_common::maps::{Config, Flow, ListenerKey, PairKey, Role, Sockets};
 use cwasi_ebpf_common::offsets::QueueMeasure;
@@ -39,7 +39,10 @@ pub fn handle(ctx: SkMsgContext) {
         flow.spliced_messages += 1;
     }
 
-    let seen = Seen { flow };
+    let seen = Seen {
+        flow,
+        state: context_state(&ctx),
+    };
     let state = State::from_value(flow.state);
     let verdict = decide(state, config, small_stream, &seen).and_then(|()| redirect(ctx, flow.peer_cookie));
     match verdict {
@@ -76,6 +79,13 @@ pub fn handle(ctx: SkMsgContext) {
 unsafe fn sock_of(msg: *mut sk_msg_md) -> u64 {
     // SAFETY: see above.
     unsafe { (*msg).__bindgen_anon_3.sk as u64 }
+}
+
+/// The TCP state of the message's socket.
+#[inline(always)]
+fn context_state(ctx: &SkMsgContext) -> u32 {
+    // SAFETY: the context is valid for the whole program, and a message always has a socket.
+    unsafe { (*(*ctx.msg).__bindgen_anon_3.sk).state }
 }
 
 /// The active end learns of its peer here, with the first message that finds the peer's offer.
@@ -154,22 +164,29 @@ fn redirect(ctx: SkMsgContext, peer: u64) -> Result<(), Reason> {
     if SOCKETS.redirect_msg(ctx, peer, u64::from(BPF_F_INGRESS)) == i64::from(SK_PASS) {
         Ok(())
     } else {
-        Err(Reason::PeerGone)
+        Err(Reason::Closing)
     }
 }
 
 /// What the kernel says about the two sockets of a flow.
 struct Seen<'a> {
     flow: &'a Flow,
+    /// TCP state of the sender.
+    state: u32,
 }
 
 impl Observe for Seen<'_> {
+    #[inline(always)]
+    fn sending(&self) -> bool {
+        matches!(self.state, BPF_TCP_ESTABLISHED | BPF_TCP_CLOSE_WAIT)
+    }
+
     #[inline(always)]
     fn peer(&self) -> Result<(), Reason> {
         match self.flow.peer_cookie {
             0 => Err(Reason::Unpaired),
             cookie if Sock(self.flow.peer_sock).cookie() == Some(cookie) => Ok(()),
-            _ => Err(Reason::PeerGone),
+            _ => Err(Reason::Closing),
         }
     }
 
