@@ -2,9 +2,7 @@
 
 use crate::error::FileContext;
 use crate::process;
-use crate::{Error, Result, paths};
-use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
+use crate::{Error, Result, digest, paths};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -41,7 +39,7 @@ impl Package {
         fs::create_dir_all(parent).file("create", parent)?;
         let work = tempfile::tempdir_in(parent).file("create a directory in", parent)?;
         let deb = self.download(work.path())?;
-        let found = sha256(&deb)?;
+        let found = digest::sha256(&fs::read(&deb).file("read", &deb)?);
         if found != self.sha256 {
             return Err(Error::Digest {
                 path: deb,
@@ -133,16 +131,6 @@ fn main_archive(targets: &str) -> Option<String> {
         let suite = rest.split('/').next()?;
         (RELEASES.contains(&suite) && archive.ends_with("/debian")).then(|| archive.to_owned())
     })
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).file("read", path)?;
-    Ok(Sha256::digest(bytes)
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("a string takes every write");
-            text
-        }))
 }
 
 #[cfg(test)]

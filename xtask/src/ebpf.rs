@@ -2,7 +2,7 @@
 
 use crate::rust_src::RustSrc;
 use crate::toolchain::{Toolchain, encode_flags, remap_flags};
-use crate::{Result, paths};
+use crate::{Result, paths, rustc_wrapper};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -61,6 +61,7 @@ impl Ebpf {
             .current_dir(paths::root().join("cwasi-ebpf"))
             .env("CARGO_ENCODED_RUSTFLAGS", encode_flags(&flags));
         self.rust_src.apply(&mut cargo);
+        rustc_wrapper::apply(&mut cargo)?;
         Ok(cargo)
     }
 }

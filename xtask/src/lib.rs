@@ -9,6 +9,7 @@ pub mod bpf_linker;
 pub mod commands;
 pub mod committed;
 pub mod debian;
+pub mod digest;
 pub mod ebpf;
 pub mod error;
 pub mod hosts;
@@ -17,6 +18,7 @@ pub mod paths;
 pub mod process;
 pub mod progress;
 pub mod rust_src;
+pub mod rustc_wrapper;
 pub mod toolchain;
 pub mod wasi;
 

@@ -4,6 +4,10 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if xtask::rustc_wrapper::is_asked() {
+        eprintln!("error: {}", xtask::rustc_wrapper::exec());
+        return ExitCode::FAILURE;
+    }
     match xtask::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -4,7 +4,7 @@ use crate::error::FileContext;
 use crate::rust_src::RustSrc;
 use crate::toolchain::{Toolchain, encode_flags, remap_flags};
 use crate::wasi::Sysroot;
-use crate::{Error, Result, apt, committed, paths, process};
+use crate::{Error, Result, apt, committed, paths, process, rustc_wrapper};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -126,6 +126,7 @@ impl Rust {
                 .arg("-Zbuild-std=std,panic_abort")
                 .env("CARGO_ENCODED_RUSTFLAGS", encode_flags(&flags));
             rust_src.apply(&mut cargo);
+            rustc_wrapper::apply(&mut cargo)?;
         }
         let executables = process::executables(&process::stdout_bytes(&mut cargo)?);
         let named = |path: PathBuf| Some((path.file_name()?.to_str()?.to_owned(), path));
