@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -93,16 +94,25 @@ pub fn open(path: &Path) -> Result<File, NetnsError> {
     }
 }
 
-/// Moves the calling thread, and no other, into a network namespace. Needs CAP_SYS_ADMIN.
+/// Moves the calling thread, and no other, into a network namespace. Needs CAP_SYS_ADMIN, unless it is there already.
 ///
 /// # Errors
 /// See [`open`]; the kernel refuses without the capability or for a namespace of another kind.
 pub fn enter(path: &Path) -> Result<(), NetnsError> {
     let file = open(path)?;
+    if is_current(&file).unwrap_or(false) {
+        return Ok(());
+    }
     setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| NetnsError::Enter {
         path: path.to_owned(),
         errno,
     })
+}
+
+/// Whether the calling thread is in the namespace of the file.
+fn is_current(file: &File) -> io::Result<bool> {
+    let (there, here) = (file.metadata()?, fs::metadata("/proc/thread-self/ns/net")?);
+    Ok((there.dev(), there.ino()) == (here.dev(), here.ino()))
 }
 
 /// Runs `task` on a new thread inside the network namespace; the calling thread stays where it is.
@@ -182,6 +192,32 @@ mod tests {
     }
 
     #[test]
+    fn run_is_inside_and_the_caller_is_not() {
+        let link = || fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let (opened, is_open) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let other = thread::spawn(move || {
+            let path = fs::canonicalize("/proc/thread-self").map(|thread| thread.join("ns/net"));
+            opened
+                .send(unshare(CloneFlags::CLONE_NEWNET).map(|()| (path.unwrap(), link())))
+                .unwrap();
+            // The namespace lives as long as this thread.
+            let _ = ended.recv();
+        });
+        match is_open.recv().unwrap() {
+            Ok((path, inside)) => {
+                let here = link();
+                assert_ne!(here, inside);
+                assert_eq!(run(&path, link).unwrap(), inside);
+                assert_eq!(link(), here);
+            }
+            Err(errno) => eprintln!("skipped: unshare(CLONE_NEWNET): {errno}"),
+        }
+        drop(end);
+        other.join().unwrap();
+    }
+
+    #[test]
     fn run_leaves_the_caller_where_it_is() {
         let link = || fs::read_link("/proc/thread-self/ns/net").unwrap();
         let (here, file) = (
@@ -190,15 +226,7 @@ mod tests {
                 .unwrap()
                 .join(format!("{}/ns/net", std::process::id())),
         );
-        match run(&file, link) {
-            Ok(there) => assert_eq!(there, here),
-            Err(NetnsError::Enter {
-                errno: Errno::EPERM, ..
-            }) => eprintln!("skipped: setns needs CAP_SYS_ADMIN"),
-            Err(error) => panic!("{error}"),
-        }
-        let other = File::open("/proc/self/ns/uts").unwrap();
-        assert!(fstatfs(&other).is_ok());
+        assert_eq!(run(&file, link).unwrap(), here);
         assert!(matches!(
             enter(Path::new("/proc/self/ns/uts")),
             Err(NetnsError::Enter { .. })

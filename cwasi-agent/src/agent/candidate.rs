@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use cwasi_client::cgroup;
-use cwasi_client::netns;
+use cwasi_client::netns::{self, NetnsError};
 use cwasi_client::protocol::{ApiError, ErrorCode, FunctionSpec};
+use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use tracing::warn;
 
 /// Longest name of a function, pod or container, as in Kubernetes.
 const MAX_NAME: usize = 253;
@@ -19,7 +21,7 @@ const MAX_LABELS: usize = 64;
 const MAX_LABEL_KEY: usize = 317;
 /// Longest value of a label or annotation, in bytes.
 const MAX_LABEL_VALUE: usize = 4096;
-/// Most addresses of a function.
+/// Most addresses that a launcher may name.
 const MAX_ADDRESSES: usize = 64;
 
 /// A function that can be registered.
@@ -58,9 +60,19 @@ impl Candidate {
                 .netns
                 .clone()
                 .unwrap_or_else(|| PathBuf::from(format!("/proc/{pid}/ns/net")));
-            let found = netns::run(&file, netns::addresses).and_then(|found| found);
-            spec.addresses = found.map_err(|error| invalid(&error))?;
-            spec.addresses.truncate(MAX_ADDRESSES);
+            spec.addresses = match netns::run(&file, netns::addresses).and_then(|found| found) {
+                Ok(found) => found,
+                // Without this capability the agent has no data plane either: connections stay on TCP.
+                Err(
+                    error @ NetnsError::Enter {
+                        errno: Errno::EPERM, ..
+                    },
+                ) => {
+                    warn!("addresses of {}: {error}", spec.name);
+                    Vec::new()
+                }
+                Err(error) => return Err(invalid(&error)),
+            };
         }
         spec.addresses.sort();
         spec.addresses.dedup();

@@ -28,7 +28,7 @@ pub mod exit {
     pub const USAGE: u8 = 2;
     /// No agent answers on the socket.
     pub const NO_AGENT: u8 = 3;
-    /// The agent refused the request.
+    /// The agent refused the request, or its socket is not open to this user.
     pub const REFUSED: u8 = 4;
     /// `run`, `unload`: another agent is there.
     pub const OTHER_AGENT: u8 = 5;
@@ -67,7 +67,7 @@ impl CliError {
         match self {
             Self::Exec(error) => error.exit_code(),
             Self::Client(ClientError::NoAgent { .. }) => exit::NO_AGENT,
-            Self::Client(ClientError::Refused(_)) => exit::REFUSED,
+            Self::Client(ClientError::Refused(_) | ClientError::Denied { .. }) => exit::REFUSED,
             Self::Run(error) if error.is_other_agent() => exit::OTHER_AGENT,
             Self::Plane(PlaneError::Locked { .. }) => exit::OTHER_AGENT,
             _ => exit::FAILED,

@@ -109,6 +109,14 @@ fn capabilities(release: &str) -> Vec<Row> {
     wanted.into_iter().map(judge).collect()
 }
 
+/// Whether this process may load and attach programs and enter network namespaces.
+pub(super) fn capable() -> bool {
+    let held = effective(&fs::read_to_string("/proc/self/status").unwrap_or_default());
+    [NET_ADMIN, SYS_ADMIN]
+        .iter()
+        .all(|capability| held & (1 << capability.1) != 0)
+}
+
 /// The effective capabilities in /proc/PID/status.
 fn effective(status: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

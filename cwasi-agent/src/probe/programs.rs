@@ -10,7 +10,7 @@ pub(super) use with::rows;
 mod without {
     use crate::probe::{Finding, Row};
 
-    pub(in crate::probe) fn rows() -> Vec<Row> {
+    pub(in crate::probe) fn rows(_capable: bool) -> Vec<Row> {
         let detail = "not probed (built without libbpf)";
         ["program", "map", "helper"]
             .map(|group| Row::new(group, "all", Finding::NotProbed, detail))
@@ -25,7 +25,7 @@ mod with {
 
     use libbpf_sys as sys;
 
-    use crate::probe::{Finding, Row};
+    use crate::probe::{Finding, NOT_CAPABLE, Row};
 
     const PROGRAMS: [(&str, u32); 2] = [
         ("sock_ops", sys::BPF_PROG_TYPE_SOCK_OPS),
@@ -64,7 +64,12 @@ mod with {
         ("bpf_get_current_task", sys::BPF_FUNC_get_current_task),
     ];
 
-    pub(in crate::probe) fn rows() -> Vec<Row> {
+    pub(in crate::probe) fn rows(capable: bool) -> Vec<Row> {
+        if !capable {
+            // libbpf takes the kernel's refusal for a lack.
+            let row = |group| Row::new(group, "all", Finding::NotProbed, NOT_CAPABLE);
+            return ["program", "map", "helper"].map(row).into();
+        }
         // SAFETY: libbpf takes a null callback, which silences what it prints of programs that are refused on purpose.
         unsafe { sys::libbpf_set_print(None) };
         let mut rows = Vec::new();
@@ -107,10 +112,10 @@ mod with {
 
         #[test]
         fn what_no_kernel_has_is_missing() {
-            if !nix::unistd::geteuid().is_root() {
-                return eprintln!("skipped: loading programs needs root");
+            if !crate::probe::host::capable() {
+                return eprintln!("skipped: loading programs needs CAP_SYS_ADMIN and CAP_NET_ADMIN");
             }
-            let rows = rows();
+            let rows = rows(true);
             assert_eq!(rows.len(), 2 + 7 + 2 * 5 + 5 + 2);
             // SAFETY: as in `rows`.
             let nonsense =
