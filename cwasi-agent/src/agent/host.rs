@@ -1,4 +1,4 @@
-//! What the agent asks of the node about processes and cgroups. Tests use [`crate::testing::FakeHost`].
+//! What the agent asks of the node about processes and cgroups. Tests use [`crate::testing::Fake`].
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -156,13 +156,14 @@ impl Agent {
             recent: Recent::default(),
             events: EventLog::default(),
         };
+        // Before any cgroup is attached: a kernel that failed the self-test must not redirect for a moment.
+        agent.restore_switch();
         agent.restore_functions(loaded.functions);
         agent.avoid = agent.ids_in_use();
         if agent.next_id == 0 {
             agent.next_id = agent.avoid.iter().max().map_or(1, |id| id.saturating_add(1));
         }
-        agent.save_all();
-        agent.restore_switch();
+        agent.save(|agent, store| store.put_agent(&agent.saved()));
         // What happened before this agent is no news of now.
         let totals = agent.read().totals;
         agent.recent = Recent::since(&totals);
@@ -182,6 +183,7 @@ impl Agent {
                 self.functions.insert(function.id, Entry::new(function));
             } else {
                 info!(id = function.id, cgroup = %function.cgroup.display(), "dropped: its cgroup is gone");
+                self.save(|_, store| store.remove(function.id));
             }
         }
         let Some(plane) = &mut self.plane else { return };
@@ -204,35 +206,33 @@ impl Agent {
 
     /// Brings the operator's switch into the plane, or keeps it for later where redirection is held off.
     fn restore_switch(&mut self) {
-        let Some(plane) = &mut self.plane else { return };
-        let config = match plane.config() {
-            Ok(config) => config,
-            Err(error) => return warn!("configuration: {error}"),
-        };
-        let enabled = self.switch.unwrap_or(config.enabled != 0);
-        let (switch, enabled) = if self.held_off {
-            (Some(enabled), false)
-        } else {
-            (None, enabled)
-        };
-        // Kept before it is overwritten: a crash in between must not lose what the operator wants.
-        if self.held_off {
-            self.keep_switch(switch);
-        }
-        let written = self.write_config(|config| config.enabled = u32::from(enabled));
-        match written {
-            Ok(()) => self.keep_switch(switch),
-            Err(error) => warn!("configuration: {error}"),
+        if let Err(error) = self.try_restore_switch() {
+            warn!("configuration: {error}");
+            if self.held_off {
+                // A plane that must not redirect, and cannot be told so, is not used.
+                self.plane = None;
+            }
         }
     }
 
-    fn write_config(&mut self, change: impl FnOnce(&mut Config)) -> Result<(), PlaneError> {
+    fn try_restore_switch(&mut self) -> Result<(), PlaneError> {
         let Some(plane) = &mut self.plane else {
             return Ok(());
         };
         let mut config = plane.config()?;
-        change(&mut config);
-        plane.set_config(&config)
+        let wanted = self.switch.unwrap_or(config.enabled != 0);
+        if self.held_off {
+            // Kept before it is overwritten: a crash in between must not lose what the operator wants.
+            self.keep_switch(Some(wanted));
+        }
+        config.enabled = u32::from(wanted && !self.held_off);
+        if let Some(plane) = &mut self.plane {
+            plane.set_config(&config)?;
+        }
+        if !self.held_off {
+            self.keep_switch(None);
+        }
+        Ok(())
     }
 
     fn keep_switch(&mut self, switch: Option<bool>) {
@@ -390,8 +390,9 @@ impl Agent {
         let Some(plane) = &mut self.plane else { return };
         let desired = self.localities.desired();
         let result = plane.localities().and_then(|found| {
+            let found: BTreeMap<_, _> = found.into_iter().collect();
             for (prefix, locality) in &desired {
-                if !found.contains(&(*prefix, *locality)) {
+                if found.get(prefix) != Some(locality) {
                     plane.set_locality(*prefix, Some(*locality))?;
                 }
             }
@@ -469,10 +470,14 @@ impl Agent {
     /// The configuration cannot be written.
     pub fn set_enabled(&mut self, enabled: bool) -> Result<(), ApiError> {
         info!(enabled, "switched");
-        if self.plane.is_some() && !self.held_off {
-            return self
-                .write_config(|config| config.enabled = u32::from(enabled))
-                .map_err(|error| internal(&error));
+        if let Some(plane) = self.plane.as_mut().filter(|_| !self.held_off) {
+            let switched = plane.config().and_then(|config| {
+                plane.set_config(&Config {
+                    enabled: u32::from(enabled),
+                    ..config
+                })
+            });
+            return switched.map_err(|error| internal(&error));
         }
         self.keep_switch(Some(enabled));
         // Pins that this agent could not adopt may still redirect.

@@ -2,6 +2,7 @@
 //!
 //! Every file is replaced as a whole (written aside, synced, renamed), so that a crash leaves the old or the new one.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -123,7 +124,7 @@ impl Store {
             }
         };
         for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
-            if path.extension().is_some_and(|extension| extension == "json") {
+            if is_json(&path) {
                 let named = |function: &SavedFunction| function.id > 0 && path == self.function(function.id);
                 loaded.functions.extend(read(&path, named, &mut loaded.warnings));
             }
@@ -165,8 +166,10 @@ impl Store {
     /// The directory cannot be written.
     pub fn put_all(&self, agent: &SavedAgent, functions: &[SavedFunction]) -> io::Result<()> {
         self.put_agent(agent)?;
+        let mut kept = HashSet::new();
         for function in functions {
             self.put(function)?;
+            kept.insert(self.function(function.id));
         }
         let entries = match fs::read_dir(self.functions()) {
             Ok(entries) => entries,
@@ -175,15 +178,16 @@ impl Store {
         };
         for entry in entries {
             let path = entry?.path();
-            let kept = functions
-                .iter()
-                .any(|function| self.function(function.id) == path);
-            if !kept && path.extension().is_some_and(|extension| extension == "json") {
+            if !kept.contains(&path) && is_json(&path) {
                 fs::remove_file(path)?;
             }
         }
         Ok(())
     }
+}
+
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json")
 }
 
 fn read<T: DeserializeOwned>(

@@ -416,6 +416,18 @@ fn the_switch_survives_restarts_and_failed_self_tests() {
 }
 
 #[test]
+fn a_plane_that_cannot_be_held_off_is_not_used() {
+    let mut bench = Bench::new();
+    bench.register("echo", 7, &[]);
+    bench.fake.world().attached.clear();
+    bench.fake.world().refuse_reads = true;
+    bench.restart_broken();
+    assert!(bench.fake.world().attached.is_empty());
+    assert!(!bench.agent.functions()[0].accelerated);
+    assert!(!bench.agent.status().accelerating);
+}
+
+#[test]
 fn without_a_plane_the_agent_still_answers() {
     let mut bench = Bench::new();
     bench.register("kept", 7, &[]);

@@ -1,6 +1,6 @@
 //! What the kernel and the node offer the data plane, and what to do about each miss.
 //!
-//! [`host`]: what files tell. [`programs`]: what libbpf tries, with the cargo feature `libbpf`. [`fixes`]: releases known to
+//! `host`: what files tell. `programs`: what libbpf tries, with the cargo feature `libbpf`. `fixes`: releases known to
 //! lack a fix. The live self-test has the last word: it tries everything together.
 
 mod fixes;
