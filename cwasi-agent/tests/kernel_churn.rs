@@ -78,7 +78,7 @@ fn churn(client: &Pod, server: &Pod, addresses: &[SocketAddr], connections: u64)
 /// Two addresses of the server, so that no port waits in TIME_WAIT when it is wanted again.
 fn addresses(server: &NetNs) -> [SocketAddr; 2] {
     server.ip("addr add 10.1.0.77/24 dev eth0\n");
-    [(Bridged::v4(1), 8080).into(), ([10, 1, 0, 77], 8080).into()]
+    [(Bridged::v4(1), 8080).into(), ([10, 1, 0, 77], 8081).into()]
 }
 
 #[test]
