@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -116,7 +116,7 @@ pub fn exec(options: ExecOptions) -> Result<u8, ExecError> {
     drop(client);
     if !registered.accelerated {
         let reason = registered.reason.unwrap_or_default();
-        eprintln!("cwasi-agent exec: {} runs on plain TCP: {reason}", function.name);
+        say(&format!("{} runs on plain TCP: {reason}", function.name));
     }
     let mut command = Command::new(program);
     command.args(arguments);
@@ -131,9 +131,14 @@ pub fn exec(options: ExecOptions) -> Result<u8, ExecError> {
     let cleaned = clean_up(&options.socket, leaf, registered.id);
     let status = ended?;
     if let Err(error) = cleaned {
-        eprintln!("cwasi-agent exec: clean-up: {error}");
+        say(&format!("clean-up: {error}"));
     }
     Ok(exit_code(status))
+}
+
+/// One line on standard error, which may be closed: the command runs all the same.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "cwasi-agent exec: {line}");
 }
 
 fn exit_code(status: ExitStatus) -> u8 {
