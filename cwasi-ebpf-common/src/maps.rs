@@ -142,10 +142,10 @@ pub struct Listener {
     pub sock: u64,
     /// Its cookie.
     pub cookie: u64,
-    /// Connections it accepted were seen to block.
+    /// Not 0: connections that were accepted on the port were seen to block.
     pub blocking: u32,
-    /// Reserved, 0.
-    pub reserved: u32,
+    /// Not 0: the listening socket was non-blocking when it was last looked at.
+    pub non_blocking: u32,
 }
 
 /// Where a destination is, as far as an address can tell.

@@ -136,27 +136,32 @@ fn listening(ctx: &SockOpsContext) {
     };
     // SAFETY: the helper takes the context of a sock_ops program.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.ops.cast()) };
+    let listener = Listener {
+        sock: sock.0,
+        cookie,
+        blocking: 0,
+        non_blocking: u32::from(sock.non_blocking()),
+    };
     // A full LRU map evicts: connections to what is lost go by TCP.
-    let _ = LISTENERS.insert(
-        key,
-        Listener {
-            sock: sock.0,
-            cookie,
-            ..Listener::default()
-        },
-        u64::from(BPF_ANY),
-    );
+    let _ = LISTENERS.insert(key, listener, u64::from(BPF_ANY));
 }
 
 /// Whether the sockets that a function accepts on a port are likely to be read without blocking.
+///
+/// Of several listeners on one port the last is looked at, and what it was like is remembered when it is gone: the workers of
+/// a server are alike.
 #[inline(always)]
 fn accepts_non_blocking(function: u32, port: u32) -> bool {
-    // SAFETY: an entry may be replaced while it is read; the cookie tells whether the address still is the listener's.
-    let Some(listener) = (unsafe { LISTENERS.get(ListenerKey { function, port }) }) else {
+    let Some(found) = LISTENERS.get_ptr_mut(ListenerKey { function, port }) else {
         return false;
     };
+    // SAFETY: a live map value; it may be replaced while it is read, and the cookie tells whether the address still holds.
+    let listener = unsafe { &mut *found };
     let sock = Sock(listener.sock);
-    listener.blocking == 0 && sock.cookie() == Some(listener.cookie) && sock.non_blocking()
+    if sock.cookie() == Some(listener.cookie) {
+        listener.non_blocking = u32::from(sock.non_blocking());
+    }
+    listener.blocking == 0 && listener.non_blocking != 0
 }
 
 /// The end of an enrolled socket, in whatever way it came.

@@ -48,6 +48,10 @@ impl Pins {
             .collect()
     }
 
+    pub(super) fn exist(&self) -> bool {
+        self.root.exists()
+    }
+
     pub(super) fn create(&self) -> Result<(), PlaneError> {
         for dir in [self.maps(), self.links()] {
             make_dir(&dir)?;
@@ -57,7 +61,7 @@ impl Pins {
 
     /// Removes every pin and directory, up to and without the agent's own directory.
     pub(super) fn remove(&self) -> Result<(), PlaneError> {
-        if !self.root.exists() {
+        if !self.exist() {
             return Ok(());
         }
         std::fs::remove_dir_all(&self.root).map_err(PlaneError::syscall("unlink", self.root.display()))

@@ -31,11 +31,14 @@ pub fn set_enabled(bpffs: &Path, enabled: bool) -> Result<(), PlaneError> {
 /// A living agent holds the directory, or a pin cannot be removed.
 pub fn unload(bpffs: &Path) -> Result<bool, PlaneError> {
     let pins = Pins::new(bpffs);
-    if !pins.maps().exists() {
+    if !pins.exist() {
         return Ok(false);
     }
     let _hold = bpffs::hold(bpffs)?;
-    set_enabled(bpffs, false)?;
+    // An agent that could not load its programs leaves directories without maps.
+    if pins.maps().join(names::CONFIG).exists() {
+        set_enabled(bpffs, false)?;
+    }
     // The sk_msg program goes with the last reference to the sockhash.
     pins.remove()?;
     Ok(true)
