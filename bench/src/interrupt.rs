@@ -5,13 +5,11 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::error::IoContext;
 use crate::{Error, Result};
-
-/// The signals that end a run.
-const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// How long a pause may go without looking for a signal.
 const GRAIN: Duration = Duration::from_millis(20);
@@ -20,22 +18,23 @@ static ARRIVED: AtomicI32 = AtomicI32::new(0);
 static WATCHING: OnceLock<()> = OnceLock::new();
 
 /// From now on the first SIGINT, SIGTERM or SIGHUP makes [`check`] and all waits of this crate fail, and a second one ends
-/// the process at once, without clean-up. Call it before any other thread is started.
+/// the process at once, without clean-up.
+///
+/// Signals are handled, not blocked: programs that are started would inherit a blocked one and never end by it.
 ///
 /// # Errors
-/// The system refuses to block the signals or to start a thread.
+/// The system refuses a handler or a thread.
 pub fn watch() -> Result<()> {
     if WATCHING.set(()).is_err() {
         return Ok(());
     }
-    let set: SigSet = ENDING.into_iter().collect();
-    set.thread_block().action(|| "block signals (pthread_sigmask)")?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).action(|| "handle signals (sigaction)")?;
     let wait = move || {
-        while let Ok(signal) = set.wait() {
-            if ARRIVED.swap(signal as i32, Ordering::Relaxed) != 0 {
+        for signal in signals.forever() {
+            if ARRIVED.swap(signal, Ordering::Relaxed) != 0 {
                 std::process::exit(exit_code());
             }
-            eprintln!("{signal}: cleaning up, once more to leave everything as it is");
+            eprintln!("cleaning up; interrupt again to leave everything as it is");
         }
     };
     thread::Builder::new()

@@ -29,7 +29,7 @@ pub fn table<const N: usize>(
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(presets::ASCII_MARKDOWN).set_header(header);
     for row in rows {
         table.add_row(row);
     }
