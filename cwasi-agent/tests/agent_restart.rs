@@ -1,0 +1,260 @@
+//! Agents die, end, come back and are switched while functions talk: no byte is lost, no connection broken.
+
+mod support;
+mod support_agent;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use support::netns::{NetNs, veth};
+use support_agent::agent::Agent;
+use support_agent::function::{Caller, Talker, echo};
+
+/// Connections that stream during a test.
+const STREAMS: usize = 4;
+/// Round trips after which a connection has gained more than its enrolment cost.
+const ROUNDS: usize = 50;
+
+const SERVER: &str = "10.1.0.11:7";
+
+/// Two functions, started by `exec` in pods, with streams between them.
+struct Busy {
+    caller: Caller,
+    echo: Talker,
+    _netns: [Arc<NetNs>; 2],
+}
+
+impl Busy {
+    fn start(agent: &Agent) -> Self {
+        let netns = veth();
+        let echo = echo(agent, "echo", &netns[1], SERVER);
+        let mut caller = Caller::start(agent, "caller", &netns[0], SERVER);
+        caller.stream(STREAMS);
+        Self {
+            caller,
+            echo,
+            _netns: netns,
+        }
+    }
+
+    /// Waits until the kernel moves bytes in both directions, and the streams go on.
+    fn is_redirected(&mut self, agent: &Agent) {
+        for function in ["caller", "echo"] {
+            let before = agent.redirected(function);
+            support::eventually("bytes are redirected", || agent.redirected(function) > before);
+        }
+        self.caller.goes_on();
+    }
+
+    fn finish(self, agent: &Agent) {
+        self.caller.finish();
+        drop(self.echo);
+        assert_eq!(agent.functions(), []);
+        support::eventually("no flow stays behind", || agent.flows().is_empty());
+    }
+}
+
+/// Everything that is counted, by name.
+fn counted(agent: &Agent) -> BTreeMap<String, u64> {
+    let mut counted = agent.counters();
+    for function in agent.functions() {
+        let sent = function.sent;
+        let each = [
+            ("redirect_messages", sent.redirect_messages),
+            ("redirect_bytes", sent.redirect_bytes),
+            ("tcp_messages", sent.tcp_messages),
+            ("tcp_bytes", sent.tcp_bytes),
+            ("to_redirect", sent.to_redirect),
+            ("to_tcp", sent.to_tcp),
+            ("connections", sent.connections),
+        ];
+        counted.extend(each.map(|(name, value)| (format!("{} {name}", function.spec.name), value)));
+    }
+    counted
+}
+
+/// Fails the test when a counter is less than it was.
+fn never_less(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) {
+    assert!(before.len() > 20, "{before:?}");
+    for (name, before) in before {
+        assert!(
+            after.get(name) >= Some(before),
+            "{name}: {before}, then {:?}",
+            after.get(name)
+        );
+    }
+}
+
+#[test]
+fn a_killed_agent_is_not_missed() {
+    needs!();
+    let agent = Agent::start();
+    let mut busy = Busy::start(&agent);
+    busy.is_redirected(&agent);
+    let functions = |agent: &Agent| {
+        let functions = agent.functions().into_iter();
+        let known = functions.map(|function| {
+            (
+                function.id,
+                function.cgroup_id,
+                function.spec,
+                function.accelerated,
+            )
+        });
+        known.collect::<Vec<_>>()
+    };
+    let known = functions(&agent);
+    assert_eq!(known.len(), 2);
+    for _ in 0..2 {
+        let (before, flows) = (counted(&agent), agent.flows());
+        agent.kill();
+        busy.caller.goes_on();
+        // Nobody but the kernel is there to enrol this one.
+        let (address, bytes) = busy.caller.talk(ROUNDS);
+        agent.run();
+        let after = counted(&agent);
+        never_less(&before, &after);
+        let grown = |name: &str| after[name] - before[name];
+        assert!(
+            grown("caller redirect_bytes") > bytes,
+            "redirection goes on without an agent"
+        );
+        assert_eq!(grown("cwasi_connections_total"), 2);
+        assert_eq!(functions(&agent), known);
+        let now = agent.flows();
+        for flow in flows {
+            let adopted = now
+                .iter()
+                .find(|now| now.cookie == flow.cookie)
+                .expect("the flow is adopted");
+            assert_eq!((&adopted.src, &adopted.dst), (&flow.src, &flow.dst));
+            assert!(adopted.sent.redirect_bytes >= flow.sent.redirect_bytes);
+        }
+        let flow = agent
+            .flow_of(address)
+            .expect("the connection of meanwhile is enrolled");
+        assert_eq!((flow.path.as_str(), flow.sent.redirect_bytes), ("kernel", bytes));
+        let (address, bytes) = busy.caller.talk(ROUNDS);
+        assert_eq!(
+            agent.flow_of(address).expect("enrolled").sent.redirect_bytes,
+            bytes
+        );
+        busy.is_redirected(&agent);
+    }
+    assert!(agent.output(&["status"]).status.success());
+    busy.finish(&agent);
+}
+
+/// Each of them dies somewhere on the way from its first system call to a served socket.
+#[test]
+fn agents_killed_while_they_start() {
+    needs!();
+    let agent = Agent::start();
+    let mut busy = Busy::start(&agent);
+    let before = counted(&agent);
+    agent.kill();
+    let mut random = fastrand::Rng::with_seed(support::seed("agents_killed_while_they_start"));
+    for _ in 0..6 {
+        agent.launch();
+        std::thread::sleep(Duration::from_millis(random.u64(5..300)));
+        agent.kill();
+        busy.caller.goes_on();
+    }
+    agent.run();
+    assert!(agent.output(&["status"]).status.success());
+    never_less(&before, &counted(&agent));
+    busy.is_redirected(&agent);
+    let (address, bytes) = busy.caller.talk(ROUNDS);
+    assert_eq!(
+        agent.flow_of(address).expect("enrolled").sent.redirect_bytes,
+        bytes
+    );
+    busy.finish(&agent);
+}
+
+/// The new agent's programs take the place of the old ones in their links.
+#[test]
+fn upgraded_under_load() {
+    needs!();
+    let agent = Agent::start();
+    let mut busy = Busy::start(&agent);
+    for _ in 0..3 {
+        let before = counted(&agent);
+        let links = support_agent::names_in(&agent.pins().join("links"));
+        assert_eq!(links.len(), 2);
+        assert_eq!(agent.terminate().code(), Some(0));
+        assert_eq!(support_agent::names_in(&agent.pins().join("links")), links);
+        busy.caller.goes_on();
+        agent.run();
+        never_less(&before, &counted(&agent));
+        busy.is_redirected(&agent);
+        let (address, bytes) = busy.caller.talk(ROUNDS);
+        assert_eq!(
+            agent.flow_of(address).expect("enrolled").sent.redirect_bytes,
+            bytes
+        );
+    }
+    busy.finish(&agent);
+}
+
+#[test]
+fn switched_off_and_on_by_the_agent() {
+    needs!();
+    let agent = Agent::start();
+    let mut busy = Busy::start(&agent);
+    for _ in 0..2 {
+        busy.is_redirected(&agent);
+        assert!(agent.succeed(&["disable", "-o", "json"]).contains("\"agent\""));
+        is_off(&agent, &mut busy);
+        let (address, _) = busy.caller.talk(ROUNDS);
+        assert_eq!(agent.flow_of(address), None, "a new connection is plain TCP");
+        agent.succeed(&["enable"]);
+    }
+    busy.is_redirected(&agent);
+    busy.finish(&agent);
+}
+
+#[test]
+fn switched_off_and_on_without_an_agent() {
+    needs!();
+    let agent = Agent::start();
+    let mut busy = Busy::start(&agent);
+    busy.is_redirected(&agent);
+    agent.kill();
+    assert!(agent.succeed(&["disable", "-o", "json"]).contains("\"pins\""));
+    busy.caller.goes_on();
+    let (address, _) = busy.caller.talk(ROUNDS);
+    agent.run();
+    assert_eq!(agent.flow_of(address), None, "a new connection is plain TCP");
+    is_off(&agent, &mut busy);
+    agent.kill();
+    assert!(agent.succeed(&["enable", "-o", "json"]).contains("\"pins\""));
+    let (address, bytes) = busy.caller.talk(ROUNDS);
+    agent.run();
+    assert!(agent.status().accelerating);
+    assert_eq!(
+        agent.flow_of(address).expect("enrolled").sent.redirect_bytes,
+        bytes
+    );
+    busy.is_redirected(&agent);
+    busy.finish(&agent);
+}
+
+/// Shows that the streams go on and nothing is redirected.
+fn is_off(agent: &Agent, busy: &mut Busy) {
+    let status = agent.status();
+    assert!(!status.enabled && !status.accelerating);
+    // What was on its way when the switch was set.
+    std::thread::sleep(Duration::from_millis(50));
+    let before = agent.status().traffic.redirect_bytes;
+    busy.caller.goes_on();
+    assert_eq!(
+        agent.status().traffic.redirect_bytes,
+        before,
+        "switched off is off"
+    );
+    let flows = agent.flows();
+    assert!(!flows.is_empty());
+    assert!(flows.iter().all(|flow| flow.path == "network"), "{flows:?}");
+}

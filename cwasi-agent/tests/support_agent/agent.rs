@@ -1,0 +1,246 @@
+//! An agent process of the test's own.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cwasi_client::client::Client;
+use cwasi_client::protocol::{Flow, Function, Status};
+use nix::sys::signal::Signal;
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+
+use super::Process;
+use crate::support::{self, node};
+
+/// A `cwasi-agent run` with its own socket, state and bpffs directory. Dropping it unloads the programs, ends it and removes
+/// its directories, whether it lives or not.
+pub struct Agent {
+    /// Holds the socket, the state directory and the log.
+    pub dir: TempDir,
+    /// Its bpffs directory.
+    pub bpffs: PathBuf,
+    process: Mutex<Option<Process>>,
+}
+
+impl Agent {
+    /// An agent that accelerates.
+    pub fn start() -> Self {
+        let agent = Self::absent();
+        agent.run();
+        let status = agent.status();
+        assert_eq!(status.degraded, [], "the agent is degraded");
+        assert!(status.accelerating);
+        agent
+    }
+
+    /// The place of an agent that is not started.
+    pub fn absent() -> Self {
+        Self {
+            dir: tempfile::tempdir().expect("a directory"),
+            bpffs: node::directory(),
+            process: Mutex::new(None),
+        }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent.sock")
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the process, and waits until it answers.
+    pub fn run(&self) {
+        self.launch();
+        support::eventually("the agent answers", || {
+            if let Some(status) = self
+                .process()
+                .as_mut()
+                .and_then(|process| process.0.try_wait().ok()?)
+            {
+                panic!("the agent ended: {status}\n{}", self.log());
+            }
+            Client::connect(&self.socket()).is_ok()
+        });
+    }
+
+    /// Starts the process.
+    pub fn launch(&self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .expect("open the log");
+        let child = self
+            .command(&["run", "--metrics-addr", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("start the agent");
+        *self.process() = Some(Process(child));
+    }
+
+    /// SIGKILL: the agent dies wherever it is.
+    pub fn kill(&self) {
+        let mut process = self.process().take().expect("the agent runs");
+        process.signal(Signal::SIGKILL);
+        process.end();
+    }
+
+    /// SIGTERM, as an upgrade or a reboot has it.
+    pub fn terminate(&self) -> ExitStatus {
+        let mut process = self.process().take().expect("the agent runs");
+        process.signal(Signal::SIGTERM);
+        process.end()
+    }
+
+    /// Waits for an end that it was asked for otherwise.
+    pub fn ended(&self) -> ExitStatus {
+        self.process().take().expect("the agent runs").end()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The built program, for this agent.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cwasi-agent"));
+        // Whatever the caller's environment says of another agent.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CWASI_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("CWASI_SOCKET", self.socket())
+            .env("CWASI_BPFFS", &self.bpffs)
+            .args(arguments);
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("run the program")
+    }
+
+    /// Runs a command that must succeed, and gives what it prints.
+    pub fn succeed(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}: {stdout}{stderr}",
+            output.status
+        );
+        stdout
+    }
+
+    fn ask<T: DeserializeOwned>(&self, question: &str) -> T {
+        let output = self.output(&[question, "-o", "json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+            panic!("{question}: {error}: {stdout}{stderr}")
+        })
+    }
+
+    pub fn status(&self) -> Status {
+        self.ask("status")
+    }
+
+    pub fn functions(&self) -> Vec<Function> {
+        self.ask("functions")
+    }
+
+    pub fn function(&self, name: &str) -> Function {
+        let functions = self.functions();
+        let found = functions.iter().find(|function| function.spec.name == name);
+        found
+            .unwrap_or_else(|| panic!("no {name} in {functions:?}"))
+            .clone()
+    }
+
+    pub fn flows(&self) -> Vec<Flow> {
+        self.ask("flows")
+    }
+
+    /// The flow of the socket with this address, `None` when it is not enrolled.
+    pub fn flow_of(&self, local: SocketAddr) -> Option<Flow> {
+        self.flows().into_iter().find(|flow| flow.local == local)
+    }
+
+    /// Bytes that the kernel has moved for the function.
+    pub fn redirected(&self, function: &str) -> u64 {
+        self.function(function).sent.redirect_bytes
+    }
+
+    /// Connections that the reason left to TCP, and changes back to it.
+    pub fn fallbacks(&self, reason: &str) -> u64 {
+        self.status().fallbacks.get(reason).copied().unwrap_or(0)
+    }
+
+    /// The counters on `/metrics`, by name with labels.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let address = self.status().metrics_addr.expect("metrics are served");
+        let mut stream = TcpStream::connect(address).expect("connect to the metrics");
+        stream
+            .write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            .expect("ask for the metrics");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("read the metrics");
+        assert!(answer.contains(" 200 OK\r\n"), "{answer}");
+        let samples = answer.lines().filter_map(|line| line.rsplit_once(' '));
+        samples
+            .filter(|(name, _)| {
+                name.starts_with("cwasi_")
+                    && name
+                        .split('{')
+                        .next()
+                        .is_some_and(|name| name.ends_with("_total"))
+            })
+            .map(|(name, value)| (name.to_owned(), value.parse().expect("a whole number")))
+            .collect()
+    }
+
+    /// The state files of functions.
+    pub fn saved_functions(&self) -> Vec<String> {
+        super::names_in(&self.dir.path().join("state/functions"))
+    }
+
+    /// The directory of the pins.
+    pub fn pins(&self) -> PathBuf {
+        self.bpffs.join(format!("v{}", cwasi_ebpf_common::maps::LAYOUT))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let unloaded = self.output(&["unload"]);
+        *self.process() = None;
+        // Without `unload` the pins would stay: nothing else looks at this directory again.
+        let left = super::names_in(&self.bpffs);
+        remove(&self.bpffs);
+        if std::thread::panicking() {
+            eprintln!("log of the agent:\n{}", self.log());
+        } else {
+            assert!(unloaded.status.success(), "unload: {}", text(&unloaded.stderr));
+            assert_eq!(left, [] as [&str; 0], "left in the bpffs directory");
+        }
+    }
+}
+
+fn remove(dir: &Path) {
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+/// Output as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
