@@ -69,8 +69,9 @@ impl Enrolment {
     /// [`EnrolError`] of the first step that failed; the others are done all the same.
     pub fn end(mut self) -> Result<(), EnrolError> {
         let unregistered = self.client.unregister(self.registered.id);
-        self.leaf.close()?;
-        Ok(unregistered?)
+        let closed = self.leaf.close();
+        unregistered?;
+        Ok(closed?)
     }
 }
 
