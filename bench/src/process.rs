@@ -1,7 +1,8 @@
 //! Programs in a network namespace: started, waited for, and never left behind.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
+use std::panic;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use cwasi_client::netns;
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -38,15 +40,25 @@ impl Process {
     /// # Errors
     /// The program or the namespace does not exist, or the system refuses.
     pub fn spawn(command: &mut Command, netns: Option<&Path>) -> Result<Self> {
+        Self::spawn_on(command, netns, None)
+    }
+
+    /// [`Process::spawn`] on the processor `cpu` alone, when given.
+    ///
+    /// # Errors
+    /// See there; the processor does not exist.
+    pub fn spawn_on(command: &mut Command, netns: Option<&Path>, cpu: Option<usize>) -> Result<Self> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        // A child starts in the namespace of the thread that forks it: no code has to run between fork and exec.
+        // A child starts where the thread that forks it is: no code has to run between fork and exec.
+        let start = || pin(cpu).and_then(|()| command.spawn());
         let spawned = match netns {
-            Some(path) => netns::run(path, || command.spawn())?,
-            None => command.spawn(),
+            Some(path) => netns::run(path, start)?,
+            None => thread::scope(|scope| scope.spawn(start).join())
+                .unwrap_or_else(|panicked| panic::resume_unwind(panicked)),
         };
         let mut child = spawned.map_err(|source| tool::spawn_error(command, source))?;
         Ok(Self {
@@ -199,6 +211,14 @@ impl Drop for Process {
     }
 }
 
+/// Keeps the calling thread, and what it forks, on one processor.
+fn pin(cpu: Option<usize>) -> io::Result<()> {
+    let Some(cpu) = cpu else { return Ok(()) };
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
 /// Reads to the end on a thread, so that a talkative program never blocks on a full pipe.
 fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     thread::spawn(move || {
@@ -299,6 +319,13 @@ mod tests {
             thread::sleep(POLL);
         }
         assert!(!group_alive());
+    }
+
+    #[test]
+    fn a_processor_is_the_only_one() {
+        let status = Process::spawn_on(Command::new("cat").arg("/proc/self/status"), None, Some(0)).unwrap();
+        let status = status.wait(Duration::from_secs(10)).unwrap();
+        assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::thread;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use super::http::Http;
+use super::mode::Cpus;
 use super::native::{Job, Native};
 use super::redis::Redis;
 use super::results::{Report, Skipped};
@@ -53,6 +54,10 @@ struct Ab {
     /// Rounds that count, each with every mode
     #[arg(long, default_value_t = 5, value_parser = rounds)]
     rounds: usize,
+
+    /// On which processors the peers run
+    #[arg(long, value_enum, default_value_t)]
+    cpus: Cpus,
 
     /// The agent's program [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
@@ -123,7 +128,7 @@ fn ab(args: &Ab) -> Result<()> {
     let topology = Topology::create(&["server", "client"])?;
     let mut agent = Agent::start(&program, LABEL)?;
     agent.require_acceleration()?;
-    let mut stage = Stage::new(topology, agent);
+    let mut stage = Stage::new(topology, agent, args.cpus);
 
     let runs = workloads.len() * (args.rounds + 1) * 3;
     let progress = report::progress(runs as u64);
@@ -140,6 +145,7 @@ fn ab(args: &Ab) -> Result<()> {
     let report = Report {
         kernel_release: kernel_release()?,
         cpus: thread::available_parallelism().map_or(0, usize::from),
+        placement: args.cpus,
         rounds: args.rounds,
         results,
         skipped,

@@ -1,7 +1,7 @@
 //! The same workload between two pods three ways, interleaved: plain TCP, enrolled, and enrolled with acceleration off.
 //!
 //! Figures are ratios of medians of one run. Each round runs every mode once, in an order that rotates from round to
-//! round, on fresh processes and another port, and nothing is pinned to a processor. A first round, which verifies every
+//! round, on fresh processes and another port, and on the same processors in every mode. A first round, which verifies every
 //! byte where the workload can, is not counted.
 
 mod args;
@@ -14,6 +14,6 @@ mod run;
 mod workload;
 
 pub use args::{Args, Group};
-pub use mode::Mode;
+pub use mode::{Cpus, Mode};
 pub use results::{Compared, Report, Skipped};
 pub use workload::{Measure, Unit, Workload};

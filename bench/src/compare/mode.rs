@@ -1,4 +1,7 @@
-//! The three ways to run a workload.
+//! The three ways to run a workload, and where.
+
+use clap::ValueEnum;
+use serde::Serialize;
 
 /// How both peers of a workload run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,48 @@ impl Mode {
             Self::Plain => "plain",
             Self::Off => "off",
             Self::Kernel => "kernel",
+        }
+    }
+}
+
+/// The processors of the peers, in every mode the same.
+///
+/// Left to the scheduler, two peers run now on one processor and now on two, and round trips are of two kinds: ratios of
+/// such rounds say more about placement than about the path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cpus {
+    /// Server and client each on one of their own
+    #[default]
+    Apart,
+    /// Both on the same one
+    Together,
+    /// Wherever the scheduler puts them
+    Free,
+}
+
+impl Cpus {
+    pub(super) const fn server(self) -> Option<usize> {
+        match self {
+            Self::Apart | Self::Together => Some(0),
+            Self::Free => None,
+        }
+    }
+
+    pub(super) const fn client(self) -> Option<usize> {
+        match self {
+            Self::Apart => Some(1),
+            Self::Together => Some(0),
+            Self::Free => None,
+        }
+    }
+
+    /// How it is told in a sentence.
+    pub(super) const fn phrase(self) -> &'static str {
+        match self {
+            Self::Apart => "peers on one CPU each",
+            Self::Together => "both peers on one CPU",
+            Self::Free => "peers on any CPU",
         }
     }
 }

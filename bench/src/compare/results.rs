@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::mode::Mode;
+use super::mode::{Cpus, Mode};
 use super::workload::{Measure, Unit};
 use crate::report;
 use crate::stats::{self, Ratio};
@@ -84,6 +84,8 @@ pub struct Report {
     pub kernel_release: String,
     /// Processors of the machine.
     pub cpus: usize,
+    /// On which of them the peers ran.
+    pub placement: Cpus,
     /// Rounds that were counted.
     pub rounds: usize,
     /// The figures.
@@ -110,9 +112,12 @@ impl Report {
         let mut text = report::table(header, 2, self.results.iter().map(Compared::row)).to_string();
         let _ = write!(
             text,
-            "\nLinux {}, {} CPUs, medians of {} rounds; ratios are medians of the rounds' ratios, spread is the lowest and \
+            "\nLinux {}, {} CPUs, {}, medians of {} rounds; ratios are medians of the rounds' ratios, spread is the lowest and \
              the highest. Of µs less is better, of the others more.",
-            self.kernel_release, self.cpus, self.rounds
+            self.kernel_release,
+            self.cpus,
+            self.placement.phrase(),
+            self.rounds
         );
         for skipped in &self.skipped {
             let _ = write!(text, "\nskipped: {}: {}", skipped.workload, skipped.reason);
@@ -150,6 +155,7 @@ mod tests {
         let report = Report {
             kernel_release: "6.1".to_owned(),
             cpus: 2,
+            placement: Cpus::Apart,
             rounds: 2,
             results: vec![compared],
             skipped: vec![Skipped {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cwasi_client::protocol::Traffic;
 
-use super::mode::Mode;
+use super::mode::{Cpus, Mode};
 use super::results::Compared;
 use super::workload::Workload;
 use crate::agent::{self, Agent};
@@ -31,6 +31,7 @@ pub(super) struct Stage {
     // Processes in the pods end before the agent that they are registered with.
     topology: Topology,
     agent: Agent,
+    cpus: Cpus,
     runs: u16,
 }
 
@@ -42,10 +43,11 @@ struct Measured {
 }
 
 impl Stage {
-    pub(super) fn new(topology: Topology, agent: Agent) -> Self {
+    pub(super) fn new(topology: Topology, agent: Agent, cpus: Cpus) -> Self {
         Self {
             topology,
             agent,
+            cpus,
             runs: 0,
         }
     }
@@ -93,10 +95,12 @@ impl Stage {
         self.runs = self.runs.wrapping_add(1);
 
         let server = workload.server(address, verify)?;
-        let mut server = self.spawn(mode, "server", server_pod, server)?;
+        let mut server = self.spawn(mode, "server", server_pod, server, self.cpus.server())?;
         server.wait_listening(server_pod.netns(), address.port(), LISTEN)?;
         let client = workload.client(address, verify);
-        let stdout = self.spawn(mode, "client", client_pod, client)?.wait(CLIENT)?;
+        let stdout = self
+            .spawn(mode, "client", client_pod, client, self.cpus.client())?
+            .wait(CLIENT)?;
         server.stop()?;
 
         let after = self.agent.status()?.traffic;
@@ -114,11 +118,19 @@ impl Stage {
         })
     }
 
-    fn spawn(&self, mode: Mode, name: &str, pod: &Pod, mut command: Command) -> Result<Process> {
+    fn spawn(
+        &self,
+        mode: Mode,
+        name: &str,
+        pod: &Pod,
+        mut command: Command,
+        cpu: Option<usize>,
+    ) -> Result<Process> {
         match mode {
-            Mode::Plain => Process::spawn(&mut command, Some(pod.netns())),
+            Mode::Plain => Process::spawn_on(&mut command, Some(pod.netns()), cpu),
             Mode::Off | Mode::Kernel => {
-                Process::spawn(&mut self.agent.exec(name, pod.netns(), &command), None)
+                let mut exec = self.agent.exec(name, pod.netns(), &command);
+                Process::spawn_on(&mut exec, None, cpu)
             }
         }
     }
