@@ -37,14 +37,14 @@ impl Sock {
         read(self.0, offsets().sock_cookie)
     }
 
-    /// Whether reads of the socket return at once (`O_NONBLOCK`); `false` where it cannot be told.
+    /// Whether reads of the socket return at once (`O_NONBLOCK`); `None` when the socket has no file any more.
     #[inline(always)]
-    pub fn non_blocking(self) -> bool {
+    pub fn non_blocking(self) -> Option<bool> {
         let offsets = offsets();
         let file = read::<u64>(self.0, offsets.sock_socket)
             .and_then(|socket| read::<u64>(socket, offsets.socket_file));
         let flags = file.and_then(|file| read::<u32>(file, offsets.file_flags));
-        flags.is_some_and(|flags| flags & O_NONBLOCK != 0)
+        flags.map(|flags| flags & O_NONBLOCK != 0)
     }
 
     /// Id of the cgroup that the socket was created in (accepted sockets: their listener).

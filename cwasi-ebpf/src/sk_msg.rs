@@ -110,7 +110,7 @@ fn find_peer(flow: &mut Flow) {
 fn check_accepted(flow: &Flow) {
     let messages = flow.sent.redirect_messages + flow.sent.tcp_messages;
     let detect = flow.pair.role == Role::Passive as u32 && flow.sockets != Sockets::All as u32;
-    if !detect || messages >= FIRST || Sock(flow.sock).non_blocking() {
+    if !detect || messages >= FIRST || Sock(flow.sock).non_blocking() != Some(false) {
         return;
     }
     let key = ListenerKey {

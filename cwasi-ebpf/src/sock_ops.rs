@@ -140,7 +140,7 @@ fn listening(ctx: &SockOpsContext) {
         sock: sock.0,
         cookie,
         blocking: 0,
-        non_blocking: u32::from(sock.non_blocking()),
+        non_blocking: u32::from(sock.non_blocking() == Some(true)),
     };
     // A full LRU map evicts: connections to what is lost go by TCP.
     let _ = LISTENERS.insert(key, listener, u64::from(BPF_ANY));
@@ -158,8 +158,11 @@ fn accepts_non_blocking(function: u32, port: u32) -> bool {
     // SAFETY: a live map value; it may be replaced while it is read, and the cookie tells whether the address still holds.
     let listener = unsafe { &mut *found };
     let sock = Sock(listener.sock);
-    if sock.cookie() == Some(listener.cookie) {
-        listener.non_blocking = u32::from(sock.non_blocking());
+    // A closed socket keeps its cookie until its memory is another's, but not its file.
+    if sock.cookie() == Some(listener.cookie)
+        && let Some(non_blocking) = sock.non_blocking()
+    {
+        listener.non_blocking = u32::from(non_blocking);
     }
     listener.blocking == 0 && listener.non_blocking != 0
 }
@@ -221,7 +224,7 @@ fn admit(destination: &Destination, sock: Sock, function: FunctionEntry) -> Resu
     if locality != Locality::Local as u32 && locality != Locality::Maybe as u32 {
         return Err(Reason::Remote);
     }
-    if function.sockets != Sockets::All as u32 && !sock.non_blocking() {
+    if function.sockets != Sockets::All as u32 && sock.non_blocking() != Some(true) {
         return Err(Reason::Blocking);
     }
     if config.learn == 0 {
