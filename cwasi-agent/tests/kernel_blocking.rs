@@ -26,7 +26,10 @@ fn redirected(node: &Node, connection: &(TcpStream, TcpStream)) -> [bool; 2] {
     let bytes = Talk::new(connection, 1).converse();
     [&connection.0, &connection.1].map(|stream| {
         let sent = node.flow_of(stream).map(|flow| flow.sent.redirect_bytes);
-        assert!(sent.is_none_or(|sent| sent == 0 || sent == bytes), "{sent:?} of {bytes} bytes");
+        assert!(
+            sent.is_none_or(|sent| sent == 0 || sent == bytes),
+            "{sent:?} of {bytes} bytes"
+        );
         sent == Some(bytes)
     })
 }
@@ -39,7 +42,13 @@ fn a_blocking_client_is_left_to_tcp() {
     let listener = server.listen((Bridged::v4(1), 0));
     assert_eq!(redirected(&node, &dial_blocking(&client, &listener)), [false; 2]);
     assert_eq!(node.left(client.id, Reason::Blocking), 1);
-    assert_eq!(redirected(&node, &connect(&client, &listener, listener.local_addr().unwrap())), [true; 2]);
+    assert_eq!(
+        redirected(
+            &node,
+            &connect(&client, &listener, listener.local_addr().unwrap())
+        ),
+        [true; 2]
+    );
 }
 
 #[test]
@@ -51,11 +60,17 @@ fn a_blocking_listener_is_left_to_tcp() {
         socket.set_nonblocking(false).unwrap();
     });
     let address = listener.local_addr().unwrap();
-    assert_eq!(redirected(&node, &connect(&client, &listener, address)), [false; 2]);
+    assert_eq!(
+        redirected(&node, &connect(&client, &listener, address)),
+        [false; 2]
+    );
     assert_eq!(node.left(server.id, Reason::Blocking), 1);
     // A listener may be given to a poll loop after it began to listen.
     listener.set_nonblocking(true).unwrap();
-    assert_eq!(redirected(&node, &connect(&client, &listener, address)), [true; 2]);
+    assert_eq!(
+        redirected(&node, &connect(&client, &listener, address)),
+        [true; 2]
+    );
 }
 
 #[test]
@@ -104,8 +119,14 @@ fn a_second_listener_on_the_port_may_go() {
     let (client, server) = (Pod::enrolled(&node, &here), Pod::enrolled(&node, &there));
     let stays = server.listen((Bridged::v4(1), 8080));
     let goes = server.listen((Bridged::v6(1), 8080));
-    assert_eq!(redirected(&node, &connect(&client, &stays, (Bridged::v4(1), 8080))), [true; 2]);
+    assert_eq!(
+        redirected(&node, &connect(&client, &stays, (Bridged::v4(1), 8080))),
+        [true; 2]
+    );
     drop(goes);
-    assert_eq!(redirected(&node, &connect(&client, &stays, (Bridged::v4(1), 8080))), [true; 2]);
+    assert_eq!(
+        redirected(&node, &connect(&client, &stays, (Bridged::v4(1), 8080))),
+        [true; 2]
+    );
     drop(pair(&client, &server, IpAddr::from(Bridged::v6(1))));
 }

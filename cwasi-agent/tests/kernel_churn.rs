@@ -21,7 +21,9 @@ fn a_thousand_connections_at_once() {
     let (client, server) = (Pod::enrolled(&node, &here), Pod::enrolled(&node, &there));
     let listener = server.listen((Bridged::v4(1), 0));
     let address = listener.local_addr().unwrap();
-    let connections: Vec<_> = (0..CONNECTIONS).map(|_| connect(&client, &listener, address)).collect();
+    let connections: Vec<_> = (0..CONNECTIONS)
+        .map(|_| connect(&client, &listener, address))
+        .collect();
     let mut lines: Vec<[Line; 2]> = (0..CONNECTIONS as u64)
         .map(|seed| [Line::new(seed), Line::new(!seed)])
         .collect();
@@ -38,7 +40,11 @@ fn a_thousand_connections_at_once() {
     let flows = node.flows();
     assert_eq!(flows.len(), 2 * CONNECTIONS);
     assert_eq!(node.entries("sockets"), 2 * CONNECTIONS as u64);
-    assert!(flows.iter().all(|flow| flow.sent.redirect_bytes == 3510 && flow.sent.tcp_bytes == 0));
+    assert!(
+        flows
+            .iter()
+            .all(|flow| flow.sent.redirect_bytes == 3510 && flow.sent.tcp_bytes == 0)
+    );
     drop(connections);
     node.settles();
     for (src, dst) in [(client.id, server.id), (server.id, client.id)] {
@@ -94,11 +100,18 @@ fn twenty_thousand_connections_with_learning() {
     node.settles();
     let enrolled = node.traffic(client.id, server.id).connections;
     let learned = node.left(client.id, Reason::Learned);
-    assert_eq!(enrolled + learned, CONNECTIONS, "every connection is counted once");
+    assert_eq!(
+        enrolled + learned,
+        CONNECTIONS,
+        "every connection is counted once"
+    );
     assert_eq!(node.traffic(server.id, client.id).connections, enrolled);
     for (src, dst) in [(client.id, server.id), (server.id, client.id)] {
         let sums = node.traffic(src, dst);
-        assert_eq!(sums.sent.redirect_bytes + sums.sent.tcp_bytes, enrolled * QUESTION as u64);
+        assert_eq!(
+            sums.sent.redirect_bytes + sums.sent.tcp_bytes,
+            enrolled * QUESTION as u64
+        );
     }
     // Four to try for each destination, then one in 64.
     assert!(enrolled >= CONNECTIONS / 64, "{enrolled} enrolled");
@@ -177,7 +190,9 @@ fn events_tell_of_every_connection() {
         line.drain(&connection.1);
     }
     node.settles();
-    let events = node.with_plane(|plane| cwasi_agent::plane::Plane::events(plane, 1000)).unwrap();
+    let events = node
+        .with_plane(|plane| cwasi_agent::plane::Plane::events(plane, 1000))
+        .unwrap();
     for event in events {
         match cwasi_ebpf_common::maps::EventKind::from_value(event.kind) {
             Some(cwasi_ebpf_common::maps::EventKind::Enrolled) => told += 1,
@@ -190,5 +205,9 @@ fn events_tell_of_every_connection() {
         }
     }
     assert_eq!((told, closed), (40, 40));
-    assert_eq!(node.with_plane(|plane| cwasi_agent::plane::Plane::lost_events(plane)).unwrap(), 0);
+    assert_eq!(
+        node.with_plane(|plane| cwasi_agent::plane::Plane::lost_events(plane))
+            .unwrap(),
+        0
+    );
 }

@@ -171,7 +171,14 @@ fn a_reset_is_seen_by_reader_and_writer() {
         thread::sleep(A_MOMENT);
         (read(&server), read(&server), write_until_refused(&server))
     });
-    assert_eq!(seen, (Err(ErrorKind::ConnectionReset), Ok(0), Some(ErrorKind::BrokenPipe)));
+    assert_eq!(
+        seen,
+        (
+            Err(ErrorKind::ConnectionReset),
+            Ok(0),
+            Some(ErrorKind::BrokenPipe)
+        )
+    );
 }
 
 #[test]
@@ -234,7 +241,11 @@ fn writes_to_a_closed_peer_fail_as_ever() {
         let end = read(&client);
         let first = (&client).write(&[0; 100]).map_err(|error| error.kind());
         thread::sleep(A_MOMENT);
-        (end, first, (&client).write(&[0; 100]).map_err(|error| error.kind()))
+        (
+            end,
+            first,
+            (&client).write(&[0; 100]).map_err(|error| error.kind()),
+        )
     });
     assert_eq!(seen, (Ok(0), Ok(100), Err(ErrorKind::BrokenPipe)));
 }
@@ -244,9 +255,11 @@ fn writes_to_a_closed_peer_fail_as_ever() {
 fn a_reader_that_goes_away_releases_its_sender() {
     needs!();
     for refused in both(|client, server| {
-        let sender = thread::spawn(move || loop {
-            if let Err(error) = send(&client, &[0; 10_000]) {
-                return error.kind();
+        let sender = thread::spawn(move || {
+            loop {
+                if let Err(error) = send(&client, &[0; 10_000]) {
+                    return error.kind();
+                }
             }
         });
         thread::sleep(Duration::from_millis(200));

@@ -82,7 +82,9 @@ impl School {
 fn one_request_a_connection_is_learned_away_but_for_probes() {
     needs!();
     let school = School::new();
-    let enrolled: Vec<bool> = (0..TRIAL + 3 * PROBE_EVERY).map(|_| school.one_request()).collect();
+    let enrolled: Vec<bool> = (0..TRIAL + 3 * PROBE_EVERY)
+        .map(|_| school.one_request())
+        .collect();
     let (trial, after) = enrolled.split_at(TRIAL as usize);
     assert!(trial.iter().all(|enrolled| *enrolled), "{trial:?}");
     for round in after.chunks(PROBE_EVERY as usize) {
@@ -130,10 +132,16 @@ fn destinations_are_learned_apart() {
     }
     assert!(!school.one_request());
     let other = pair(&school.client, &school.server, Bridged::v4(1));
-    assert!(school.node.flow_of(&other.0).is_some(), "another port is another destination");
+    assert!(
+        school.node.flow_of(&other.0).is_some(),
+        "another port is another destination"
+    );
     let stranger = Pod::enrolled(&school.node, &school.client.netns);
     let connection = connect(&stranger, &school.listener, school.address());
-    assert!(school.node.flow_of(&connection.0).is_some(), "another function has its own gains");
+    assert!(
+        school.node.flow_of(&connection.0).is_some(),
+        "another function has its own gains"
+    );
 }
 
 /// Answers with a file, as a web server does.
@@ -174,7 +182,10 @@ fn sendfile_is_learned_away() {
             if let Some(flow) = school.node.flow_of(server) {
                 let messages = flow.sent.redirect_messages + flow.sent.tcp_messages;
                 // The last pages of a file leave the pipe before they are sent: those are not seen.
-                assert!(u64::from(flow.spliced_messages) >= messages / 2, "{number}: {flow:?}");
+                assert!(
+                    u64::from(flow.spliced_messages) >= messages / 2,
+                    "{number}: {flow:?}"
+                );
             }
         });
     }
@@ -192,35 +203,52 @@ fn writes_are_not_taken_for_sendfile() {
     assert_eq!(node.flow(&connection.0).spliced_messages, 0);
 }
 
-#[test]
-fn streams_of_small_writes_go_by_tcp_with_nagle() {
-    needs!();
+/// Many writes of one length without an answer, with Nagle or without.
+fn stream_of_writes(len: usize, nagle: bool, redirected: bool) {
     let (node, [here, there]) = (Node::new(), veth());
     let (client, server) = (Pod::enrolled(&node, &here), Pod::enrolled(&node, &there));
     let streak = Config::default().small_streak;
-    for nagle in [true, false] {
-        let (from, to) = pair(&client, &server, Bridged::v4(1));
-        from.set_nodelay(!nagle).unwrap();
-        let mut line = Line::new(1);
-        for _ in 0..4 * streak {
-            line.send(&from, 100);
-        }
-        line.drain(&to);
-        let flow = node.flow(&from);
-        if nagle {
-            assert_eq!(flow.sent.redirect_messages, u64::from(streak));
-            assert_eq!(flow.reason, Reason::SmallWrites as u32);
-            assert_eq!(flow.fallbacks[Reason::SmallWrites.index()], 1);
-            assert_eq!(flow.small_messages, 3 * streak);
-        } else {
-            assert_eq!(flow.sent.redirect_messages, u64::from(4 * streak));
-            assert_eq!(flow.small_messages, 0);
-        }
-        // A large message ends the stream of small ones.
-        line.send(&from, 100_000);
-        line.drain(&to);
-        assert!(node.flow(&from).sent.redirect_bytes >= 100_000);
+    let (from, to) = pair(&client, &server, Bridged::v4(1));
+    from.set_nodelay(!nagle).unwrap();
+    let mut line = Line::new(1);
+    for _ in 0..4 * streak {
+        line.send(&from, len);
     }
+    line.drain(&to);
+    let flow = node.flow(&from);
+    if redirected {
+        assert_eq!(flow.sent.redirect_messages, u64::from(4 * streak));
+        assert_eq!(flow.small_messages, 0);
+    } else {
+        assert_eq!(flow.sent.redirect_messages, u64::from(streak));
+        assert_eq!(flow.reason, Reason::SmallWrites as u32);
+        assert_eq!(flow.fallbacks[Reason::SmallWrites.index()], 1);
+        assert_eq!(flow.small_messages, 3 * streak);
+    }
+    // A large message ends the stream of small ones.
+    line.send(&from, 100_000);
+    line.drain(&to);
+    assert!(node.flow(&from).sent.redirect_bytes >= 100_000);
+}
+
+#[test]
+fn streams_of_small_writes_go_by_tcp() {
+    needs!();
+    let config = Config::default();
+    let (tiny, small) = (config.tiny_write as usize, config.small_write as usize);
+    for nagle in [true, false] {
+        stream_of_writes(tiny, nagle, false);
+        stream_of_writes(small - 1, nagle, false);
+        stream_of_writes(small, nagle, true);
+    }
+}
+
+#[test]
+fn streams_of_tiny_writes_go_by_tcp_only_with_nagle() {
+    needs!();
+    let tiny = Config::default().tiny_write as usize;
+    stream_of_writes(tiny - 1, true, false);
+    stream_of_writes(tiny - 1, false, true);
 }
 
 #[test]

@@ -38,7 +38,9 @@ impl Busy {
     fn between(client: Pod, server: Pod, name: &str) -> Self {
         let listener = server.listen((Bridged::v4(1), 0));
         let address = listener.local_addr().unwrap();
-        let connections = (0..CONNECTIONS).map(|_| connect(&client, &listener, address)).collect();
+        let connections = (0..CONNECTIONS)
+            .map(|_| connect(&client, &listener, address))
+            .collect();
         let duplex = Duplex::start(connections, support::seed(name), Manner::RESTLESS);
         duplex.goes_on();
         Self {
@@ -59,7 +61,10 @@ impl Busy {
         let bytes = Talk::new(&connection, 1).converse();
         let flow = node.flow_of(&connection.0);
         assert_eq!(flow.is_some(), redirected);
-        assert_eq!(flow.map_or(0, |flow| flow.sent.redirect_bytes), if redirected { bytes } else { 0 });
+        assert_eq!(
+            flow.map_or(0, |flow| flow.sent.redirect_bytes),
+            if redirected { bytes } else { 0 }
+        );
     }
 }
 
@@ -92,7 +97,11 @@ fn an_agent_that_ends_leaves_everything_running() {
     busy.duplex.finish();
     node.settles();
     let traffic = node.traffic(busy.client.id, busy.server.id);
-    assert_eq!(traffic.connections, CONNECTIONS + 2 * 3, "every agent adds to the same sums");
+    assert_eq!(
+        traffic.connections,
+        CONNECTIONS + 2 * 3,
+        "every agent adds to the same sums"
+    );
 }
 
 /// The agent that `killed_agents_leave_everything_running` kills: opens a plane on the directory given, and waits.
@@ -100,7 +109,8 @@ fn an_agent_that_ends_leaves_everything_running() {
 #[ignore = "a process of killed_agents_leave_everything_running, not a test"]
 fn agent_process() {
     let directory = std::env::var_os("CWASI_TEST_BPFFS").expect("a directory");
-    let mut plane = KernelPlane::open(Options::new(directory.into(), node::measure())).expect("open the plane");
+    let mut plane =
+        KernelPlane::open(Options::new(directory.into(), node::measure())).expect("open the plane");
     let cgroups = std::env::var("CWASI_TEST_CGROUPS").unwrap_or_default();
     for (id, cgroup) in (1..).zip(cgroups.lines()) {
         let entry = FunctionEntry { id, sockets: 0 };
@@ -144,7 +154,9 @@ fn killed_agents_leave_everything_running() {
     let (node, [here, there]) = (Node::new(), veth());
     node.close();
     let (mut client, mut server) = (Pod::stranger(&here), Pod::stranger(&there));
-    let cgroups = [&client, &server].map(|pod| pod.leaf().path().display().to_string()).join("\n");
+    let cgroups = [&client, &server]
+        .map(|pod| pod.leaf().path().display().to_string())
+        .join("\n");
     let agent = Agent::start(node.bpffs(), &cgroups);
     (client.id, server.id) = (1, 2);
     let busy = Busy::between(client, server, "killed_agents_leave_everything_running");
@@ -195,7 +207,11 @@ fn the_kill_switch_under_load() {
         let before = redirected(&node);
         busy.duplex.goes_on();
         assert_eq!(redirected(&node), before, "switched off is off");
-        assert!(node.flows().iter().all(|flow| flow.reason == Reason::Disabled as u32));
+        assert!(
+            node.flows()
+                .iter()
+                .all(|flow| flow.reason == Reason::Disabled as u32)
+        );
         busy.new_connections(&node, false);
         node.configure(|config| config.enabled = 1);
         support::eventually("redirection resumes", || redirected(&node) > before);
@@ -244,7 +260,10 @@ fn unloaded_by_pins_under_load() {
     needs!();
     let node = Node::new();
     let busy = Busy::start(&node, "unloaded_by_pins_under_load");
-    assert!(matches!(pinned::unload(node.bpffs()), Err(PlaneError::Locked { .. })));
+    assert!(matches!(
+        pinned::unload(node.bpffs()),
+        Err(PlaneError::Locked { .. })
+    ));
     node.close();
     assert!(pinned::unload(node.bpffs()).unwrap());
     assert!(!pinned::unload(node.bpffs()).unwrap(), "nothing is left");
@@ -272,10 +291,19 @@ fn detached_under_load() {
     busy.duplex.goes_on();
     busy.duplex.finish();
     node.settles();
-    assert_eq!(node.traffic(busy.client.id, busy.server.id).connections, CONNECTIONS);
+    assert_eq!(
+        node.traffic(busy.client.id, busy.server.id).connections,
+        CONNECTIONS
+    );
     node.with_plane(|plane| plane.sweep()).unwrap();
-    let links = node.bpffs().join(format!("v{}/links", cwasi_ebpf_common::maps::LAYOUT));
-    assert_eq!(std::fs::read_dir(links).unwrap().count(), 0, "no program stays on a cgroup");
+    let links = node
+        .bpffs()
+        .join(format!("v{}/links", cwasi_ebpf_common::maps::LAYOUT));
+    assert_eq!(
+        std::fs::read_dir(links).unwrap().count(),
+        0,
+        "no program stays on a cgroup"
+    );
 }
 
 /// A cgroup that is removed while its sockets live on: they keep their programs, and the last of them takes the function along.
@@ -315,11 +343,15 @@ fn the_sweep_finds_what_is_left_behind() {
     let listener = server.listen((Bridged::v4(1), 0));
     let connection = connect(&client, &listener, listener.local_addr().unwrap());
     Talk::new(&connection, 1).converse();
-    let links = node.bpffs().join(format!("v{}/links", cwasi_ebpf_common::maps::LAYOUT));
+    let links = node
+        .bpffs()
+        .join(format!("v{}/links", cwasi_ebpf_common::maps::LAYOUT));
     for pod in [&client, &server] {
         let pin = links.join(pod.leaf().id().to_string());
         assert!(pin.exists());
-        std::fs::remove_dir_all(&pin).or_else(|_| std::fs::remove_file(&pin)).unwrap();
+        std::fs::remove_dir_all(&pin)
+            .or_else(|_| std::fs::remove_file(&pin))
+            .unwrap();
     }
     node.with_plane(|plane| plane.sweep()).unwrap();
     assert_eq!(node.flows().len(), 2, "live sockets are no leftovers");
@@ -336,7 +368,10 @@ fn a_second_plane_on_the_directory_is_refused() {
     needs!();
     let node = Node::new();
     let refused = node.open_again().err();
-    assert!(matches!(&refused, Some(PlaneError::Locked { path }) if path == node.bpffs()), "{refused:?}");
+    assert!(
+        matches!(&refused, Some(PlaneError::Locked { path }) if path == node.bpffs()),
+        "{refused:?}"
+    );
     node.close();
     let other = node.open_again().expect("the directory is free");
     drop(other);
@@ -347,7 +382,10 @@ fn a_second_plane_on_the_directory_is_refused() {
 fn two_nodes_run_side_by_side() {
     needs!();
     let nodes = [Node::new(), Node::new()];
-    let all: Vec<Busy> = nodes.iter().map(|node| Busy::start(node, "two_nodes_run_side_by_side")).collect();
+    let all: Vec<Busy> = nodes
+        .iter()
+        .map(|node| Busy::start(node, "two_nodes_run_side_by_side"))
+        .collect();
     for (node, busy) in nodes.iter().zip(all) {
         assert_eq!(node.flows().len() as u64, 2 * CONNECTIONS);
         busy.new_connections(node, true);

@@ -15,22 +15,28 @@ use support::stream::{Line, Talk};
 #[test]
 fn connections_that_do_not_fit_the_sockhash_are_left_to_tcp() {
     needs!();
-    const FIT: usize = 8;
-    let node = Node::with(|options| options.max_sockets = Some(2 * FIT as u32));
+    const FIT: u8 = 8;
+    let node = Node::with(|options| options.max_sockets = Some(2 * u32::from(FIT)));
     let [here, there] = veth();
     let (client, server) = (Pod::enrolled(&node, &here), Pod::enrolled(&node, &there));
     let listener = server.listen((Bridged::v4(1), 0));
     let address = listener.local_addr().unwrap();
-    let mut connections: Vec<(TcpStream, TcpStream)> = (0..2 * FIT).map(|_| connect(&client, &listener, address)).collect();
+    let mut connections: Vec<(TcpStream, TcpStream)> = (0..2 * FIT)
+        .map(|_| connect(&client, &listener, address))
+        .collect();
     for connection in &connections {
         Talk::new(connection, 1).converse();
     }
-    assert_eq!(node.flows().len(), 2 * FIT);
+    assert_eq!(node.flows().len(), 2 * usize::from(FIT));
     assert!(node.flows().iter().all(|flow| flow.sent.redirect_bytes > 0));
-    assert_eq!(node.left(client.id, Reason::SockhashFull), FIT as u64);
-    assert_eq!(node.entries("pairs"), 0, "nobody waits for an end that was left to TCP");
+    assert_eq!(node.left(client.id, Reason::SockhashFull), u64::from(FIT));
+    assert_eq!(
+        node.entries("pairs"),
+        0,
+        "nobody waits for an end that was left to TCP"
+    );
     // Room is room again.
-    connections.drain(..FIT);
+    connections.drain(..usize::from(FIT));
     support::eventually("the closed ones leave", || node.entries("sockets") == 0);
     let later = connect(&client, &listener, address);
     let bytes = Talk::new(&later, 2).converse();
@@ -53,7 +59,10 @@ fn an_end_without_its_other_end_stays_on_tcp() {
         Talk::new(connection, 1).converse();
     }
     let flow = node.flow(&connections[1].0);
-    assert_eq!((flow.reason, flow.sent.redirect_bytes), (Reason::Unpaired as u32, 0));
+    assert_eq!(
+        (flow.reason, flow.sent.redirect_bytes),
+        (Reason::Unpaired as u32, 0)
+    );
     assert_eq!(node.flow_of(&connections[1].1), None);
     assert_eq!(node.left(server.id, Reason::SockhashFull), 1);
     drop(connections);
@@ -66,10 +75,15 @@ fn sockets_that_another_program_owns_are_left_to_it() {
     needs!();
     let (other, node, [here, there]) = (Node::new(), Node::new(), veth());
     let (client, server) = (Pod::enrolled(&other, &here), Pod::enrolled(&other, &there));
-    let ids = [&client, &server].map(|pod| node.function(pod.leaf().path(), cwasi_ebpf_common::maps::Sockets::NonBlocking));
+    let ids = [&client, &server]
+        .map(|pod| node.function(pod.leaf().path(), cwasi_ebpf_common::maps::Sockets::NonBlocking));
     let connection = pair(&client, &server, Bridged::v4(1));
     let bytes = Talk::new(&connection, 1).converse();
-    assert_eq!(other.flow(&connection.0).sent.redirect_bytes, bytes, "the owner does what it does");
+    assert_eq!(
+        other.flow(&connection.0).sent.redirect_bytes,
+        bytes,
+        "the owner does what it does"
+    );
     assert_eq!(node.flows(), []);
     assert_eq!(node.left(ids[0], Reason::SocketBusy), 1);
     assert_eq!(node.entries("pairs"), 0);
@@ -91,7 +105,11 @@ fn set_upper_layer(stream: &TcpStream, name: &str) -> std::io::Result<()> {
             u32::try_from(name.as_bytes().len()).unwrap(),
         )
     };
-    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
 
 /// kTLS on either end sends both directions back to TCP, where its records are made.
@@ -110,7 +128,9 @@ fn an_upper_layer_protocol_goes_by_tcp() {
         let end = if of_client { &connection.0 } else { &connection.1 };
         match set_upper_layer(end, "tls") {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                return support::probe::skipped("the kernel has no upper layer protocol tls (CONFIG_TLS, modprobe tls)");
+                return support::probe::skipped(
+                    "the kernel has no upper layer protocol tls (CONFIG_TLS, modprobe tls)",
+                );
             }
             done => done.expect("TCP_ULP tls"),
         }

@@ -184,7 +184,11 @@ fn fill(line: &mut Line, stream: &TcpStream, message: usize) {
 fn idle_reader(budget: u32, message: usize) {
     let (node, [here, there]) = (Node::new(), veth());
     let (client, server) = (Pod::enrolled(&node, &here), Pod::enrolled(&node, &there));
-    node.configure(|config| config.budget = budget);
+    node.configure(|config| {
+        config.budget = budget;
+        // Nothing but the budget may stop redirection here.
+        config.small_streak = u32::MAX;
+    });
     let (from, to) = pair(&client, &server, Bridged::v4(1));
     let mut line = Line::new(5);
     for round in 0..3 {
