@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod function;
 pub mod peer;
+pub mod services;
 
 use std::io::Read;
 use std::path::Path;
@@ -64,8 +65,9 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
+impl Process {
+    /// Asks it to end, and kills it when it does not.
+    pub fn stop(&mut self) {
         if matches!(self.0.try_wait(), Ok(Some(_))) {
             return;
         }
@@ -77,6 +79,12 @@ impl Drop for Process {
         }
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
