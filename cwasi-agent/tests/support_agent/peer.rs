@@ -18,6 +18,8 @@ use crate::support::stream::{Position, receive, send, wait_for};
 
 pub const ECHO: &str = "echo";
 pub const CALL: &str = "call";
+/// Like [`CALL`], on one connection that is there from the beginning, with the bytes and words of the Python programs.
+pub const ASK: &str = "ask";
 
 const ROLE: &str = "PEER_ROLE";
 const ADDRESS: &str = "PEER_ADDRESS";
@@ -48,6 +50,7 @@ fn process() {
     match std::env::var(ROLE).expect("a role").as_str() {
         ECHO => echo(address),
         CALL => call(address),
+        ASK => ask(address),
         other => panic!("no such role: {other}"),
     }
 }
@@ -110,6 +113,42 @@ fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
         Some(error) => Err(error),
         None => Ok(socket.into()),
     }
+}
+
+/// Sends and receives a pattern, as told.
+fn ask(address: SocketAddr) {
+    let stream = dial(address).expect("connect");
+    answer("connected");
+    for order in std::io::stdin().lines() {
+        let order = order.expect("read an order");
+        let (word, number) = order.split_once(' ').expect("a word and a number");
+        let length: usize = number.parse().expect("a number");
+        let pattern: Vec<u8> = b"0123456789abcdefg"
+            .iter()
+            .copied()
+            .cycle()
+            .take(length)
+            .collect();
+        let done = if word == "send" {
+            send(&stream, &pattern).map(|()| "sent")
+        } else {
+            receive_all(&stream, length).map(|bytes| if bytes == pattern { "right" } else { "wrong" })
+        };
+        answer(&done.map_or_else(|error| error.to_string(), str::to_owned));
+    }
+}
+
+fn receive_all(stream: &TcpStream, length: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut filled = 0;
+    while filled < length {
+        match receive(stream, &mut bytes[filled..])? {
+            0 => break,
+            more => filled += more,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
 }
 
 /// Streams of bytes to an echo and back.
