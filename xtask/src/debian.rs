@@ -24,8 +24,8 @@ impl Package {
     /// Unpacks the package, once, and returns the directory that stands for `/`.
     ///
     /// # Errors
-    /// [`Error::Missing`] where the machine has no Debian mirror in its apt sources or the mirror no longer has
-    /// the version, [`Error::Digest`] when it has another file by that name.
+    /// [`Error::Missing`] where the machine has no Debian mirror in its apt sources, the mirror cannot be reached or no
+    /// longer has the version, [`Error::Digest`] when it has another file by that name.
     pub fn unpack(&self) -> Result<PathBuf> {
         // A colon of a version's epoch would split search paths that name the directory.
         let version = self.version.replace(':', "_");
@@ -65,9 +65,7 @@ impl Package {
             ),
             remedy: "check that the machine's apt sources reach a full Debian mirror".into(),
         };
-        let Some(mirror) = mirror()? else {
-            return Err(unavailable());
-        };
+        let mirror = mirror().ok_or_else(unavailable)?;
         // The pinned digest is the proof of origin, whatever keys this machine's keyring has.
         let source = work.join("sources.list");
         fs::write(
@@ -116,9 +114,9 @@ impl Package {
 }
 
 /// The mirror that this machine itself uses for Debian's main archive, from its apt sources.
-fn mirror() -> Result<Option<String>> {
-    let targets = process::stdout(Command::new("apt-get").args(["--print-uris", "update"]))?;
-    Ok(main_archive(&targets))
+fn mirror() -> Option<String> {
+    let targets = process::stdout(Command::new("apt-get").args(["--print-uris", "update"])).ok()?;
+    main_archive(&targets)
 }
 
 /// Picks the archive of a plain release (`dists/bookworm`, not `-security` or `-updates`) out of apt's list of

@@ -137,6 +137,9 @@ mod tests {
 
     #[test]
     fn the_value_is_the_same_on_every_platform() {
-        assert_eq!(of(b"the same on the host and in a component"), 0xc876_3824_8a37_c5eb);
+        assert_eq!(
+            of(b"the same on the host and in a component"),
+            0xc876_3824_8a37_c5eb
+        );
     }
 }

@@ -55,7 +55,7 @@ pub fn read(stream: &mut impl Read) -> Result<Option<Vec<u8>>> {
 /// Sends a frame and waits for the text frame that answers it.
 ///
 /// # Errors
-/// As [`write`] and [`read`], and [`Error::Data`] when the peer ends the stream instead or answers other than text.
+/// As [`write()`] and [`read`], and [`Error::Data`] when the peer ends the stream instead or answers other than text.
 pub fn request(stream: &mut (impl Read + Write), payload: &[u8]) -> Result<String> {
     write(stream, payload)?;
     let answer = read(stream)?.ok_or_else(|| Error::Data("the stream ended before the answer".into()))?;

@@ -99,10 +99,11 @@ fn run_tests(arguments: &[String]) -> Result<()> {
             tests.arg("--workspace").args(libbpf_feature());
         }
     }
-    let result = process::run(tests.args(arguments));
     if !arguments.is_empty() {
-        return result;
+        return process::run(tests.args(arguments));
     }
+    // One run shall show every failure.
+    let result = process::run(tests.arg("--no-fail-fast"));
     let guests = process::run(
         Command::new("cargo")
             .args(["test", "--target-dir"])
