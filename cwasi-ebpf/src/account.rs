@@ -32,6 +32,10 @@ fn traffic(key: TrafficKey) -> Option<*mut TrafficEntry> {
         return Some(entry);
     }
     // Another CPU may be first, or the map may be full: the look-up that follows tells.
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "by value it would be copied to the stack"
+    )]
     let _ = TRAFFIC.insert(key, &EMPTY, u64::from(BPF_NOEXIST));
     TRAFFIC
         .get_ptr_mut(key)

@@ -244,6 +244,10 @@ fn admit(destination: &Destination, sock: Sock, function: FunctionEntry) -> Resu
 #[inline(always)]
 fn enrol(ctx: &SockOpsContext, sock: Sock, function: FunctionEntry, pair: PairKey, peer: &PairEnd) {
     // An entry left by a socket whose programs were detached before it closed is overwritten.
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "by value it would be copied to the stack"
+    )]
     let inserted = FLOWS.insert(sock.0, &EMPTY, u64::from(BPF_ANY));
     let Some(found) = FLOWS.get_ptr_mut(sock.0).filter(|_| inserted.is_ok()) else {
         account::left_to_tcp(function.id, Reason::FlowsFull);
