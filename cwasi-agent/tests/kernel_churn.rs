@@ -5,7 +5,8 @@ mod support;
 use std::net::SocketAddr;
 use std::thread;
 
-use cwasi_ebpf_common::maps::Destination;
+use cwasi_agent::plane::Plane;
+use cwasi_ebpf_common::maps::{Destination, EventKind};
 use cwasi_ebpf_common::reason::Reason;
 use support::netns::{Bridged, NetNs, veth};
 use support::node::{Node, mapped};
@@ -123,7 +124,7 @@ fn twenty_thousand_connections_with_learning() {
             port: u32::from(address.port()),
         };
         let record = node
-            .with_plane(|plane| cwasi_agent::plane::Plane::learned(plane, &destination))
+            .with_plane(|plane| plane.learned(&destination))
             .unwrap()
             .expect("something is known of the destination");
         assert!(record.balance < 0, "{record:?}");
@@ -190,13 +191,11 @@ fn events_tell_of_every_connection() {
         line.drain(&connection.1);
     }
     node.settles();
-    let events = node
-        .with_plane(|plane| cwasi_agent::plane::Plane::events(plane, 1000))
-        .unwrap();
+    let events = node.with_plane(|plane| plane.events(1000)).unwrap();
     for event in events {
-        match cwasi_ebpf_common::maps::EventKind::from_value(event.kind) {
-            Some(cwasi_ebpf_common::maps::EventKind::Enrolled) => told += 1,
-            Some(cwasi_ebpf_common::maps::EventKind::Closed) => {
+        match EventKind::from_value(event.kind) {
+            Some(EventKind::Enrolled) => told += 1,
+            Some(EventKind::Closed) => {
                 closed += 1;
                 let expected = if event.function == client.id { 300 } else { 0 };
                 assert_eq!(event.sent.redirect_bytes, expected);
@@ -205,9 +204,5 @@ fn events_tell_of_every_connection() {
         }
     }
     assert_eq!((told, closed), (40, 40));
-    assert_eq!(
-        node.with_plane(|plane| cwasi_agent::plane::Plane::lost_events(plane))
-            .unwrap(),
-        0
-    );
+    assert_eq!(node.with_plane(|plane| plane.lost_events()).unwrap(), 0);
 }

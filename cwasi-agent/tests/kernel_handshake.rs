@@ -13,7 +13,7 @@ use support::netns::{Bridged, NetNs, veth};
 use support::node::Node;
 use support::pod::{Pod, accept, connect, pair};
 use support::probe::Need;
-use support::stream::{Talk, receive, send, wait_for};
+use support::stream::{Line, Talk, receive, send, wait_for};
 use support::tcp;
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -41,7 +41,7 @@ fn first_messages_arrive_in_order() {
                         random.usize(1..100_000),
                         random.usize(1..4000),
                     ];
-                    let mut up = support::stream::Line::new(random.u64(..));
+                    let mut up = Line::new(random.u64(..));
                     // The accepting end exists only when these are under way, or arrived.
                     up.send(&dialled, lens[0]);
                     up.send(&dialled, lens[1]);
@@ -81,7 +81,7 @@ fn deferred_accept_pairs_with_the_first_bytes() {
     for round in 0..20 {
         let dialled = client.dial(listener.local_addr().unwrap()).unwrap();
         thread::sleep(Duration::from_millis(2));
-        let mut up = support::stream::Line::new(round);
+        let mut up = Line::new(round);
         up.send(&dialled, 1000);
         let connection = (dialled, accept(&listener));
         let mut talk = Talk::new(&connection, round);
@@ -126,7 +126,7 @@ fn fast_open_is_left_to_tcp() {
     });
     let mut with_data = 0;
     for round in 0..10 {
-        let mut up = support::stream::Line::new(round);
+        let mut up = Line::new(round);
         let dialled = dial_with_data(&client, listener.local_addr().unwrap(), up.sent.next(500));
         let connection = (dialled.into(), accept(&listener));
         let mut talk = Talk::new(&connection, round);
@@ -164,7 +164,7 @@ fn fast_open_by_connect_is_left_to_tcp() {
                 tcp::set(socket, libc::TCP_FASTOPEN_CONNECT, 1);
             })
             .unwrap();
-        let mut up = support::stream::Line::new(round);
+        let mut up = Line::new(round);
         up.send(&dialled, 500);
         let connection = (dialled, accept(&listener));
         let mut talk = Talk::new(&connection, round);
@@ -249,7 +249,7 @@ fn self_connect_gets_its_own_bytes() {
             .dial_with(own, |socket| socket.bind(&own.into()).unwrap())
             .unwrap();
         assert_eq!(stream.local_addr().unwrap(), stream.peer_addr().unwrap());
-        let mut line = support::stream::Line::new(u64::from(round));
+        let mut line = Line::new(u64::from(round));
         for len in [1, 1000, 50_000] {
             line.send(&stream, len);
             line.drain(&stream);
@@ -270,7 +270,7 @@ fn bytes_sent_before_accept_wait_for_it() {
     let mut waiting = Vec::new();
     for seed in 0..20 {
         let dialled = client.dial(listener.local_addr().unwrap()).unwrap();
-        let mut line = support::stream::Line::new(seed);
+        let mut line = Line::new(seed);
         line.send(&dialled, 10_000);
         waiting.push((dialled, line));
     }

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
+use cwasi_ebpf_common::maps::Sockets;
 use cwasi_ebpf_common::reason::Reason;
 use support::netns::{Bridged, veth};
 use support::node::Node;
@@ -75,8 +76,7 @@ fn sockets_that_another_program_owns_are_left_to_it() {
     needs!();
     let (other, node, [here, there]) = (Node::new(), Node::new(), veth());
     let (client, server) = (Pod::enrolled(&other, &here), Pod::enrolled(&other, &there));
-    let ids = [&client, &server]
-        .map(|pod| node.function(pod.leaf().path(), cwasi_ebpf_common::maps::Sockets::NonBlocking));
+    let ids = [&client, &server].map(|pod| node.function(pod.leaf().path(), Sockets::NonBlocking));
     let connection = pair(&client, &server, Bridged::v4(1));
     let bytes = Talk::new(&connection, 1).converse();
     assert_eq!(

@@ -2,15 +2,15 @@
 
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 
+use cwasi_agent::plane::Plane;
 use cwasi_ebpf_common::maps::Locality;
 use cwasi_ebpf_common::reason::Reason;
 use support::duplex::{Duplex, Manner};
 use support::netns::{Bridged, NetNs, veth};
 use support::node::Node;
-use support::pod::{Pod, connect, pair};
+use support::pod::{Pod, accept, connect, pair};
 use support::stream::Talk;
 use support::tcp;
 
@@ -123,8 +123,7 @@ fn in_a_cgroup_that_is_no_longer_registered() {
     needs!();
     let (node, [here, there]) = (Node::new(), veth());
     let (client, server) = (Pod::enrolled(&node, &here), Pod::enrolled(&node, &there));
-    node.with_plane(|plane| cwasi_agent::plane::Plane::detach(plane, client.leaf().id()))
-        .unwrap();
+    node.with_plane(|plane| plane.detach(client.leaf().id())).unwrap();
     is_plain(&pair(&client, &server, Bridged::v4(1)));
     assert_eq!(node.flows(), []);
 }
@@ -146,9 +145,9 @@ fn equal_tuples_in_two_networks_never_mix() {
         for port in [40_001, 40_002] {
             let local = (Bridged::v4(0), port);
             let dialled = client.dial_with((Bridged::v4(1), 8080), |socket| {
-                socket.bind(&std::net::SocketAddr::from(local).into()).unwrap();
+                socket.bind(&SocketAddr::from(local).into()).unwrap();
             });
-            let connection = (dialled.unwrap(), support::pod::accept(&listener));
+            let connection = (dialled.unwrap(), accept(&listener));
             tuples.push((
                 connection.0.local_addr().unwrap(),
                 connection.0.peer_addr().unwrap(),
@@ -194,7 +193,7 @@ fn equal_tuples_on_two_loopbacks_never_mix() {
     let namespaces = [NetNs::new(), NetNs::new()];
     let pods: Vec<Pod> = namespaces
         .iter()
-        .map(|netns: &Arc<NetNs>| Pod::enrolled(&node, netns))
+        .map(|netns| Pod::enrolled(&node, netns))
         .collect();
     let connections: Vec<_> = pods
         .iter()
