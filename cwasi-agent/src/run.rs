@@ -121,7 +121,11 @@ async fn supervise(mut options: RunOptions) -> Result<(), RunError> {
         _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
     };
     let kernel = opened.map_err(system("open the data plane"))??;
-    let agent = Agent::new(kernel, options.settings, Box::new(Node::new()), store);
+    let node = Node::new();
+    for cgroup in node.remove_abandoned() {
+        info!(cgroup = %cgroup.display(), "removed: it is empty, and its maker dead");
+    }
+    let agent = Agent::new(kernel, options.settings, Box::new(node), store);
     let agent: Shared = Arc::new(Mutex::new(agent));
     let _ = started.set(Arc::clone(&agent));
     let clock = tokio::spawn(keep_time(Arc::clone(&agent)));

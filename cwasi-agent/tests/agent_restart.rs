@@ -155,14 +155,21 @@ fn agents_killed_while_they_start() {
     let before = counted(&agent);
     agent.kill();
     let mut random = fastrand::Rng::with_seed(support::seed("agents_killed_while_they_start"));
+    let mut dead = Vec::new();
     for _ in 0..6 {
         agent.launch();
+        dead.push(agent.pid());
         std::thread::sleep(Duration::from_millis(random.u64(5..300)));
         agent.kill();
         busy.caller.goes_on();
     }
     agent.run();
     assert!(agent.output(&["status"]).status.success());
+    support::eventually("no cgroup of their self-tests stays behind", || {
+        let selftests = support_agent::leaves("selftest").into_iter();
+        let mut pids = selftests.filter_map(|name| name.strip_prefix("selftest-")?.parse().ok());
+        pids.all(|pid: u32| !dead.contains(&pid))
+    });
     never_less(&before, &counted(&agent));
     busy.is_redirected(&agent);
     let (address, bytes) = busy.caller.talk(ROUNDS);

@@ -43,6 +43,29 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Removes the cgroups of launchers and self-tests that were killed before anybody else knew of them: those that are
+    /// empty, and whose maker is dead. Returns their directories.
+    #[must_use]
+    pub fn remove_abandoned(&self) -> Vec<PathBuf> {
+        let entries = self.leaves.iter().filter_map(|leaves| fs::read_dir(leaves).ok());
+        let leaves = entries.flatten().flatten().map(|entry| entry.path());
+        leaves
+            .filter(|leaf| {
+                makers(leaf).is_some_and(|makers| makers.iter().all(|pid| started(*pid).is_none()))
+            })
+            .filter(|leaf| self.is_empty_leaf(leaf) && self.remove_cgroup(leaf).is_ok())
+            .collect()
+    }
+}
+
+/// The processes that may have made a leaf, by its name: `NAME-PID`, or `NAME-PID-NUMBER`, where a name may end in a number too.
+fn makers(leaf: &Path) -> Option<Vec<u32>> {
+    let parts = leaf.file_name()?.to_str()?.rsplit('-').take(2);
+    let pids: Vec<u32> = parts.map_while(|part| part.parse().ok()).collect();
+    (!pids.is_empty()).then_some(pids)
+}
+
 impl Host for Node {
     fn cgroup_id(&self, dir: &Path) -> Option<u64> {
         cgroup::id(dir).ok()
@@ -100,6 +123,16 @@ mod tests {
         assert_eq!(started(std::process::id()), started(std::process::id()));
         assert!(started(std::process::id()).is_some_and(|ticks| ticks > 0));
         assert_eq!(started(u32::MAX), None);
+    }
+
+    #[test]
+    fn makers_are_told_by_the_name() {
+        let makers = |name: &str| makers(&Path::new("/cwasi").join(name));
+        assert_eq!(makers("selftest-77"), Some(vec![77]));
+        assert_eq!(makers("a-b-77-2"), Some(vec![2, 77]));
+        assert_eq!(makers("a-1-b-77"), Some(vec![77]));
+        assert_eq!(makers("cgroup.procs"), None);
+        assert_eq!(makers("a-77-b"), None);
     }
 
     #[test]

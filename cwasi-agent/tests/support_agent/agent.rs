@@ -6,15 +6,16 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use cwasi_client::client::Client;
-use cwasi_client::protocol::{Flow, Function, Status};
+use cwasi_client::protocol::{Flow, Function, Request, Status};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
-use super::Process;
-use crate::support::{self, node};
+use super::{LONG, Process};
+use crate::support::node;
 
 /// A `cwasi-agent run` with its own socket, state and bpffs directory. Dropping it unloads the programs, ends it and removes
 /// its directories, whether it lives or not.
@@ -54,10 +55,12 @@ impl Agent {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the process, and waits until it answers.
+    /// Starts the process, and waits until it serves. Its self-test makes a network namespace, which takes its time while others
+    /// are torn down.
     pub fn run(&self) {
         self.launch();
-        support::eventually("the agent answers", || {
+        let deadline = Instant::now() + LONG;
+        while !self.serves() {
             if let Some(status) = self
                 .process()
                 .as_mut()
@@ -65,8 +68,15 @@ impl Agent {
             {
                 panic!("the agent ended: {status}\n{}", self.log());
             }
-            Client::connect(&self.socket()).is_ok()
-        });
+            assert!(Instant::now() < deadline, "the agent does not serve");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether requests are answered: the socket is there before that.
+    fn serves(&self) -> bool {
+        let client = Client::connect(&self.socket());
+        client.is_ok_and(|mut client| client.call(&Request::Version).is_ok())
     }
 
     /// Starts the process.
@@ -84,6 +94,11 @@ impl Agent {
             .spawn()
             .expect("start the agent");
         *self.process() = Some(Process(child));
+    }
+
+    /// Pid of the process.
+    pub fn pid(&self) -> u32 {
+        self.process().as_ref().expect("the agent runs").0.id()
     }
 
     /// SIGKILL: the agent dies wherever it is.

@@ -38,7 +38,7 @@ pub fn is_installed(program: &str) -> bool {
 }
 
 /// How long a command may take that moves much, or that a busy machine holds up.
-pub const LONG: Duration = Duration::from_secs(30);
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// A process that does not outlive the test.
 pub struct Process(pub Child);
