@@ -31,7 +31,6 @@ const START: Duration = Duration::from_secs(60);
 pub struct Agent {
     program: PathBuf,
     socket: PathBuf,
-    client: Option<Client>,
     process: Option<Process>,
     // Removed last, when nobody uses what is in them.
     _dirs: Dirs,
@@ -62,19 +61,14 @@ impl Agent {
                 SERVICE_CIDR_V6,
             ]);
         let mut process = Process::spawn(&mut command, None)?;
-        let mut client = None;
-        process.wait_until("answer on its socket", START, || {
-            client = match Client::connect(&socket) {
-                Ok(client) => Some(client),
-                Err(error) if error.is_no_agent() => None,
-                Err(error) => return Err(error.into()),
-            };
-            Ok(client.is_some())
+        process.wait_until("answer on its socket", START, || match Client::connect(&socket) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_no_agent() => Ok(false),
+            Err(error) => Err(error.into()),
         })?;
         Ok(Self {
             program: program.to_owned(),
             socket,
-            client,
             process: Some(process),
             _dirs: dirs,
         })
@@ -106,7 +100,7 @@ impl Agent {
     ///
     /// # Errors
     /// The agent does not answer.
-    pub fn status(&mut self) -> Result<Status> {
+    pub fn status(&self) -> Result<Status> {
         match self.call(&Request::Status)? {
             Reply::Status(status) => Ok(*status),
             other => Err(Error::Output {
@@ -120,7 +114,7 @@ impl Agent {
     ///
     /// # Errors
     /// The agent does not answer.
-    pub fn set_enabled(&mut self, enabled: bool) -> Result<()> {
+    pub fn set_enabled(&self, enabled: bool) -> Result<()> {
         self.call(&Request::SetEnabled { enabled }).map(drop)
     }
 
@@ -128,7 +122,7 @@ impl Agent {
     ///
     /// # Errors
     /// [`Error::NotAccelerating`] with everything that is wrong.
-    pub fn require_acceleration(&mut self) -> Result<()> {
+    pub fn require_acceleration(&self) -> Result<()> {
         let status = self.status()?;
         if status.accelerating {
             return Ok(());
@@ -145,17 +139,9 @@ impl Agent {
         }))
     }
 
-    fn call(&mut self, request: &Request) -> Result<Reply> {
-        let client = match &mut self.client {
-            Some(client) => client,
-            lost => lost.insert(Client::connect(&self.socket)?),
-        };
-        let reply = client.call(request);
-        if reply.is_err() {
-            // After an error the connection may be out of step.
-            self.client = None;
-        }
-        Ok(reply?)
+    /// Asks on a new connection: the agent closes those that are silent for long.
+    fn call(&self, request: &Request) -> Result<Reply> {
+        Ok(Client::connect(&self.socket)?.call(request)?)
     }
 }
 

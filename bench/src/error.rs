@@ -73,6 +73,9 @@ pub enum Error {
     /// acceleration does not work here: {0}
     #[error("acceleration does not work here: {0}")]
     NotAccelerating(String),
+    /// the peers cannot have one processor each here; use `--cpus together`
+    #[error("the peers cannot have one processor each here; use `--cpus together`")]
+    Cpus,
     /// network namespaces need root; run this with sudo
     #[error("network namespaces need root; run this with sudo")]
     NotRoot,

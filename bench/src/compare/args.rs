@@ -112,6 +112,7 @@ fn ab(args: &Ab) -> Result<()> {
         Some(program) => program.clone(),
         None => agent::sibling("cwasi-agent")?,
     };
+    let cpus = args.cpus.pair()?;
     let groups = if args.only.is_empty() {
         Group::value_variants()
     } else {
@@ -126,9 +127,9 @@ fn ab(args: &Ab) -> Result<()> {
     agent::reap(LABEL)?;
     topology::reap()?;
     let topology = Topology::create(&["server", "client"])?;
-    let mut agent = Agent::start(&program, LABEL)?;
+    let agent = Agent::start(&program, LABEL)?;
     agent.require_acceleration()?;
-    let mut stage = Stage::new(topology, agent, args.cpus);
+    let mut stage = Stage::new(topology, agent, cpus);
 
     let runs = workloads.len() * (args.rounds + 1) * 3;
     let progress = report::progress(runs as u64);

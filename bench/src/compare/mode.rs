@@ -1,7 +1,12 @@
 //! The three ways to run a workload, and where.
 
 use clap::ValueEnum;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use serde::Serialize;
+
+use crate::error::IoContext;
+use crate::{Error, Result};
 
 /// How both peers of a workload run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,18 +65,21 @@ pub enum Cpus {
 }
 
 impl Cpus {
-    pub(super) const fn server(self) -> Option<usize> {
-        match self {
-            Self::Apart | Self::Together => Some(0),
-            Self::Free => None,
-        }
-    }
-
-    pub(super) const fn client(self) -> Option<usize> {
-        match self {
-            Self::Apart => Some(1),
-            Self::Together => Some(0),
-            Self::Free => None,
+    /// The processors of server and client, of those that this process may use.
+    ///
+    /// # Errors
+    /// They cannot be asked for, or there are not enough.
+    pub(super) fn pair(self) -> Result<[Option<usize>; 2]> {
+        let allowed =
+            sched_getaffinity(Pid::from_raw(0)).action(|| "read the processors (sched_getaffinity)")?;
+        let usable: Vec<usize> = (0..CpuSet::count())
+            .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+            .collect();
+        match (self, usable.as_slice()) {
+            (Self::Free, _) => Ok([None; 2]),
+            (Self::Together, [one, ..]) => Ok([Some(*one); 2]),
+            (Self::Apart, [one, other, ..]) => Ok([Some(*one), Some(*other)]),
+            (Self::Apart | Self::Together, _) => Err(Error::Cpus),
         }
     }
 

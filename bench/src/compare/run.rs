@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cwasi_client::protocol::Traffic;
 
-use super::mode::{Cpus, Mode};
+use super::mode::Mode;
 use super::results::Compared;
 use super::workload::Workload;
 use crate::agent::{self, Agent};
@@ -31,7 +31,7 @@ pub(super) struct Stage {
     // Processes in the pods end before the agent that they are registered with.
     topology: Topology,
     agent: Agent,
-    cpus: Cpus,
+    cpus: [Option<usize>; 2],
     runs: u16,
 }
 
@@ -43,7 +43,7 @@ struct Measured {
 }
 
 impl Stage {
-    pub(super) fn new(topology: Topology, agent: Agent, cpus: Cpus) -> Self {
+    pub(super) fn new(topology: Topology, agent: Agent, cpus: [Option<usize>; 2]) -> Self {
         Self {
             topology,
             agent,
@@ -93,13 +93,14 @@ impl Stage {
         };
         let address = SocketAddr::from((server_pod.v4, FIRST_PORT + self.runs % PORTS));
         self.runs = self.runs.wrapping_add(1);
+        let [server_cpu, client_cpu] = self.cpus;
 
         let server = workload.server(address, verify)?;
-        let mut server = self.spawn(mode, "server", server_pod, server, self.cpus.server())?;
+        let mut server = self.spawn(mode, "server", server_pod, server, server_cpu)?;
         server.wait_listening(server_pod.netns(), address.port(), LISTEN)?;
         let client = workload.client(address, verify);
         let stdout = self
-            .spawn(mode, "client", client_pod, client, self.cpus.client())?
+            .spawn(mode, "client", client_pod, client, client_cpu)?
             .wait(CLIENT)?;
         server.stop()?;
 

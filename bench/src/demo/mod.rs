@@ -43,7 +43,7 @@ pub fn run(programs: &Programs, format: Format) -> Result<()> {
     agent::reap(LABEL)?;
     topology::reap()?;
     let topology = Topology::create(&["source", "resize", "store"])?;
-    let mut agent = Agent::start(&programs.agent, LABEL)?;
+    let agent = Agent::start(&programs.agent, LABEL)?;
     agent.require_acceleration()?;
     let mut stage = Stage::new(programs, topology, agent)?;
 
