@@ -11,7 +11,7 @@ use super::pattern::Pattern;
 use crate::error::IoContext;
 use crate::{Error, Result, stats};
 
-/// What [`ping`](self) measured; the fields of the guest of the same name. Times are in microseconds.
+/// What `ping` measured; the fields of the guest of the same name. Times are in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ping {
     /// Bytes of a message.
