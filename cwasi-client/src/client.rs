@@ -51,6 +51,9 @@ pub enum ClientError {
         /// Its error.
         source: io::Error,
     },
+    /// the agent does not answer in time; it may still be starting, or busy: see its log and /readyz
+    #[error("the agent does not answer in time; it may still be starting, or busy: see its log and /readyz")]
+    Slow,
     /// the agent closed the connection without an answer
     #[error("the agent closed the connection without an answer")]
     Closed,
@@ -169,7 +172,10 @@ impl Client {
         (&mut self.stream)
             .take(MAX_RESPONSE_BYTES)
             .read_until(b'\n', &mut answer)
-            .map_err(|source| ClientError::Io { call: "read", source })?;
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Slow,
+                _ => ClientError::Io { call: "read", source },
+            })?;
         if answer.last() != Some(&b'\n') {
             return Err(if answer.is_empty() {
                 ClientError::Closed
@@ -277,10 +283,7 @@ mod tests {
         let path = dir.path().join("agent.sock");
         let _listener = UnixListener::bind(&path).unwrap();
         let mut client = Client::connect_timeout(&path, Duration::from_millis(20)).unwrap();
-        assert!(matches!(
-            client.call(&Request::Version),
-            Err(ClientError::Io { call: "read", .. })
-        ));
+        assert!(matches!(client.call(&Request::Version), Err(ClientError::Slow)));
     }
 
     #[test]
