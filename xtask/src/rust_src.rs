@@ -1,4 +1,4 @@
-//! The standard library's source of exactly [`RUST_VERSION`](crate::toolchain::RUST_VERSION), for `-Z build-std`.
+//! The standard library's source of exactly [`RUST_VERSION`], for `-Z build-std`.
 
 use crate::debian::Package;
 use crate::error::FileContext;

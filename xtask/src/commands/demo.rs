@@ -34,7 +34,11 @@ pub fn run(args: &Args) -> Result<()> {
     }
     prepare()?;
     // All of the workspace, as a plain release build does: one shares with the other what takes minutes to compile.
-    process::run(Command::new("cargo").args(["build", "--release"]).current_dir(paths::root()))?;
+    process::run(
+        Command::new("cargo")
+            .args(["build", "--release"])
+            .current_dir(paths::root()),
+    )?;
     let functions = paths::root().join("bench/functions");
     let programs = Programs {
         agent: built("cwasi-agent"),
