@@ -4,14 +4,14 @@ mod fixture;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use cwasi_client::cgroup;
 use cwasi_client::protocol::Degradation;
 use fixture::{Running, Setup, leaf};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::Pid;
 
 fn command(running: &Running, arguments: &[&str]) -> Command {
@@ -183,7 +183,18 @@ fn can_exec() -> bool {
 }
 
 fn exec(running: &Running, name: &str, arguments: &[&str]) -> Command {
-    command(running, &[&["exec", "--name", name][..], arguments].concat())
+    let mut exec = command(running, &[&["exec", "--name", name][..], arguments].concat());
+    // A shell cannot trap what was ignored when it began, as under nohup or in the background of a script.
+    let heed_signals = || {
+        for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+            // SAFETY: takes no handler of ours.
+            unsafe { signal(ignored, SigHandler::SigDfl) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { exec.pre_exec(heed_signals) };
+    exec
 }
 
 /// Leaves of functions with this name.
