@@ -44,12 +44,14 @@ pub fn handle(ctx: SkMsgContext) {
         state: context_state(&ctx),
     };
     let state = State::from_value(flow.state);
-    let verdict = decide(state, config, small_stream, &seen).and_then(|()| redirect(ctx, flow.peer_cookie));
+    let verdict = decide(state, config, small_stream, &seen).and_then(|()| redirect(&ctx, flow.peer_cookie));
     match verdict {
         Ok(()) => {
             if state == State::Tcp {
                 flow.state = State::Redirect as u32;
                 flow.sent.to_redirect += 1;
+                #[cfg(feature = "log")]
+                aya_log_ebpf::debug!(&ctx, "socket {}: to redirect, {} bytes", flow.cookie, bytes);
             }
             flow.sent.redirect_messages += 1;
             flow.sent.redirect_bytes += u64::from(bytes);
@@ -63,6 +65,14 @@ pub fn handle(ctx: SkMsgContext) {
                 flow.state = State::Tcp as u32;
                 flow.sent.to_tcp += 1;
                 flow.fallbacks[reason.index()] += 1;
+                #[cfg(feature = "log")]
+                aya_log_ebpf::debug!(
+                    &ctx,
+                    "socket {}: to TCP, reason {}, {} bytes",
+                    flow.cookie,
+                    reason as u32,
+                    bytes
+                );
             }
             flow.reason = reason as u32;
             flow.sent.tcp_messages += 1;
@@ -159,7 +169,7 @@ fn answered(flow: &mut Flow) -> bool {
 
 /// Hands the message to the peer's socket.
 #[inline(always)]
-fn redirect(ctx: SkMsgContext, peer: u64) -> Result<(), Reason> {
+fn redirect(ctx: &SkMsgContext, peer: u64) -> Result<(), Reason> {
     // A miss is SK_DROP with nothing done: the socket left the sockhash because it is closing.
     if SOCKETS.redirect_msg(ctx, peer, u64::from(BPF_F_INGRESS)) == i64::from(SK_PASS) {
         Ok(())

@@ -270,8 +270,26 @@ fn enrol(ctx: &SockOpsContext, sock: Sock, function: FunctionEntry, pair: PairKe
     flow.peer_function = peer.function;
     flow.destination = peer.destination;
     match publish(ctx, flow) {
-        Ok(()) => account::event(EventKind::Enrolled, flow, 0),
+        Ok(()) => {
+            #[cfg(feature = "log")]
+            aya_log_ebpf::info!(
+                ctx,
+                "socket {} of function {}: enrolled, role {}",
+                flow.cookie,
+                flow.function,
+                flow.pair.role
+            );
+            account::event(EventKind::Enrolled, flow, 0);
+        }
         Err(reason) => {
+            #[cfg(feature = "log")]
+            aya_log_ebpf::info!(
+                ctx,
+                "socket {} of function {}: reason {}",
+                flow.cookie,
+                flow.function,
+                reason as u32
+            );
             account::left_to_tcp(function.id, reason);
             account::event(EventKind::LeftToTcp, flow, reason as u32);
             let _ = FLOWS.remove(sock.0);

@@ -15,7 +15,11 @@ use super::error::PlaneError;
 use super::layout;
 
 /// The object that `cargo xtask build-ebpf` made of `cwasi-ebpf`.
+#[cfg(not(feature = "log"))]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/cwasi.bpf.o");
+/// The same with its log statements: `cargo xtask build-ebpf --features log --out cwasi-agent/ebpf/cwasi-log.bpf.o`.
+#[cfg(feature = "log")]
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/cwasi-log.bpf.o");
 
 pub(super) const SOCK_OPS: &str = "cwasi_sock_ops";
 pub(super) const SK_MSG: &str = "cwasi_sk_msg";
@@ -32,6 +36,8 @@ pub fn sha256() -> String {
 /// The object in the kernel: maps made (or taken from their pins), programs accepted by the verifier.
 pub(super) struct Loaded {
     ebpf: Ebpf,
+    #[cfg(feature = "log")]
+    logger: aya_log::EbpfLogger<&'static dyn log::Log>,
 }
 
 impl Loaded {
@@ -67,7 +73,17 @@ impl Loaded {
         program::<SkMsg>(&mut ebpf, SK_MSG)?
             .load()
             .map_err(PlaneError::program(SK_MSG, "load"))?;
-        Ok(Self { ebpf })
+        Ok(Self {
+            #[cfg(feature = "log")]
+            logger: aya_log::EbpfLogger::init(&mut ebpf).map_err(|_| PlaneError::NoSuch("AYA_LOGS"))?,
+            ebpf,
+        })
+    }
+
+    /// Hands what the programs have logged since the last time to this process's log.
+    #[cfg(feature = "log")]
+    pub(super) fn flush_logs(&mut self) {
+        self.logger.flush();
     }
 
     pub(super) fn sock_ops(&mut self) -> Result<&mut SockOps, PlaneError> {

@@ -425,6 +425,8 @@ impl Plane for KernelPlane {
     }
 
     fn events(&mut self, limit: usize) -> Result<Vec<Event>, PlaneError> {
+        #[cfg(feature = "log")]
+        self.object.flush_logs();
         let mut events = Vec::new();
         while events.len() < limit {
             let Some(item) = self.maps.events.next() else {
