@@ -1,6 +1,6 @@
 //! Results for people and for programs.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -73,14 +73,44 @@ pub fn bytes(size: u64) -> String {
     }
 }
 
-/// A bar for `steps` steps, on a terminal's stderr; invisible elsewhere.
-#[must_use]
-pub fn progress(steps: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (left: {eta}) {msg}")
-        .expect("a constant template is valid");
-    let bar = ProgressBar::new(steps).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
+/// Progress on stderr: a bar on a terminal, a line for each part elsewhere.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+    plain: bool,
+    part: String,
+}
+
+impl Progress {
+    /// Begins work of `steps` steps.
+    #[must_use]
+    pub fn new(steps: u64) -> Self {
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (left: {eta}) {msg}")
+            .expect("a constant template is valid");
+        let bar = ProgressBar::new(steps).with_style(style);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self {
+            bar,
+            plain: !io::stderr().is_terminal(),
+            part: String::new(),
+        }
+    }
+
+    /// The next step begins, as `detail` of `part`.
+    pub fn step(&mut self, part: &str, detail: &str) {
+        if self.plain && self.part != part {
+            eprintln!("{part} …");
+        }
+        part.clone_into(&mut self.part);
+        self.bar.inc(1);
+        self.bar.set_message(format!("{part}, {detail}"));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 #[cfg(test)]

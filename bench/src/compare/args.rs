@@ -132,16 +132,15 @@ fn ab(args: &Ab) -> Result<()> {
     let mut stage = Stage::new(topology, agent, cpus);
 
     let runs = workloads.len() * (args.rounds + 1) * 3;
-    let progress = report::progress(runs as u64);
+    let mut progress = report::Progress::new(runs as u64);
     let mut results = Vec::new();
     for workload in &workloads {
         let name = workload.measures().swap_remove(0).name;
         results.extend(stage.compare(workload.as_ref(), args.rounds, |mode| {
-            progress.inc(1);
-            progress.set_message(format!("{name} ({})", mode.name()));
+            progress.step(&name, mode.name());
         })?);
     }
-    progress.finish_and_clear();
+    drop(progress);
 
     let report = Report {
         kernel_release: kernel_release()?,

@@ -47,22 +47,25 @@ pub fn run(programs: &Programs, format: Format) -> Result<()> {
     agent.require_acceleration()?;
     let mut stage = Stage::new(programs, topology, agent)?;
 
-    let progress = report::progress(((ROUNDS + 1) * Job::ALL.len() * Path::ALL.len()) as u64);
+    let mut progress = report::Progress::new(((ROUNDS + 1) * Job::ALL.len() * Path::ALL.len()) as u64);
     let mut samples = Samples::default();
     for round in 0..=ROUNDS {
+        let part = match round {
+            0 => "warm-up".to_owned(),
+            _ => format!("round {round} of {ROUNDS}"),
+        };
         for job in Job::ALL {
             for path in Path::order(round) {
-                progress.set_message(format!("{}, {}", job.name(), path.title()));
+                progress.step(&part, &format!("{} {}", job.name(), path.title()));
                 let sample = stage.run(job, path)?;
                 // The first round compiles the guests and warms everything up.
                 if round > 0 {
                     samples.add(job, path, sample)?;
                 }
-                progress.inc(1);
             }
         }
     }
-    progress.finish_and_clear();
+    drop(progress);
     drop(stage);
 
     let results = samples.results()?;
