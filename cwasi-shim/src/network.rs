@@ -30,7 +30,7 @@ pub enum Peer {
 /// Why a peer's description cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParsePeerError {
-    /// a peer is ADDR, ADDR:PORT, [ADDR]:PORT, a CIDR such as 10.0.0.0/8, or `all`; names are not resolved
+    /// a peer is ADDR, ADDR:PORT, `[ADDR]:PORT`, a CIDR such as 10.0.0.0/8, or `all`; names are not resolved
     #[error(
         "a peer is ADDR, ADDR:PORT, [ADDR]:PORT, a CIDR such as 10.0.0.0/8, or `all`; names are not resolved"
     )]

@@ -17,7 +17,7 @@ pub struct Preopen {
 /// Why a directory's description cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParsePreopenError {
-    /// a directory is HOST[::GUEST[::ro]], and neither HOST nor GUEST may be empty
+    /// a directory is `HOST[::GUEST[::ro]]`, and neither HOST nor GUEST may be empty
     #[error("a directory is HOST[::GUEST[::ro]], and neither HOST nor GUEST may be empty")]
     Empty,
     /// what follows HOST::GUEST can only be `ro`
