@@ -52,6 +52,20 @@ pub enum CgroupError {
     Busy(PathBuf),
 }
 
+impl CgroupError {
+    /// Whether the cgroup does not exist (any more).
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound
+                    || source.raw_os_error() == Some(Errno::ENODEV as i32)
+            }
+            _ => false,
+        }
+    }
+}
+
 fn failed(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
     move |source| CgroupError::Io {
         call,
@@ -154,7 +168,7 @@ pub fn kill_all(dir: &Path) -> Result<(), CgroupError> {
         match populated(dir) {
             Ok(true) => {}
             Ok(false) => return Ok(()),
-            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) if error.is_gone() => return Ok(()),
             Err(error) => return Err(error),
         }
         if Instant::now() > deadline {
@@ -219,7 +233,7 @@ fn children(dir: &Path) -> Result<Vec<PathBuf>, CgroupError> {
 /// A process lives in it; see [`kill_all`].
 pub fn remove(dir: &Path) -> Result<(), CgroupError> {
     match remove_tree(dir) {
-        Err(error) if !is_gone(&error) => return Err(error),
+        Err(error) if !error.is_gone() => return Err(error),
         _ => {}
     }
     if let Some(parent) = dir
@@ -245,16 +259,6 @@ fn remove_tree(dir: &Path) -> Result<(), CgroupError> {
             }
             done => return done.map_err(failed("rmdir", dir)),
         }
-    }
-}
-
-/// Whether the error says that the cgroup does not exist (any more).
-fn is_gone(error: &CgroupError) -> bool {
-    match error {
-        CgroupError::Io { source, .. } => {
-            source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(Errno::ENODEV as i32)
-        }
-        _ => false,
     }
 }
 

@@ -146,6 +146,18 @@ impl Client {
         }
     }
 
+    /// Makes the agent forget the function of a cgroup, which may be gone already. No function is no error.
+    ///
+    /// # Errors
+    /// The path is not absolute, or the agent did not answer.
+    pub fn unregister_cgroup(&mut self, cgroup: &Path) -> Result<(), ClientError> {
+        let cgroup = cgroup.to_owned();
+        match self.call(&Request::UnregisterCgroup { cgroup })? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Sends a request and waits for its answer.
     ///
     /// # Errors

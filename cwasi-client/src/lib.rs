@@ -2,9 +2,11 @@
 //!
 //! - [`protocol`]: the messages of the agent's Unix socket.
 //! - [`client`]: a blocking client of that socket.
+//! - [`announce`]: what a launcher leaves for an agent that comes later.
 //! - [`cgroup`]: the cgroup v2 leaf by which the kernel recognises a function.
 //! - [`netns`]: the network namespace in which a function's sockets are opened.
 
+pub mod announce;
 pub mod cgroup;
 pub mod client;
 pub mod netns;

@@ -1,7 +1,7 @@
 //! The messages of the agent's Unix socket: one JSON object a line, one [`Response`] for each [`Request`], in order.
 //!
 //! A connection may carry any number of requests. Closing it changes nothing: a registration ends with
-//! [`Request::Unregister`] or with its cgroup.
+//! [`Request::Unregister`], [`Request::UnregisterCgroup`] or with its cgroup.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +23,11 @@ pub enum Request {
     Unregister {
         /// The id that [`Registered::id`] gave.
         id: u32,
+    },
+    /// Forget the function of a cgroup; its open connections go on as they are. When there is none, all is as asked for.
+    UnregisterCgroup {
+        /// Absolute path of the cgroup's directory, which may be gone already.
+        cgroup: PathBuf,
     },
     /// Health and totals of the agent.
     Status,
@@ -267,7 +272,8 @@ pub struct Function {
     pub spec: FunctionSpec,
     /// Inode of the cgroup directory, which is the id the kernel knows.
     pub cgroup_id: u64,
-    /// Process that registered it, from its socket credentials.
+    /// Process that registered it, from its socket credentials; 0 when the agent does not see it, or registered the function by
+    /// its announcement ([`crate::announce`]).
     pub registered_by: u32,
     /// Whether new connections may be redirected.
     pub accelerated: bool,

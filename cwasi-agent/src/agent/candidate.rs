@@ -81,6 +81,27 @@ impl Candidate {
     }
 }
 
+/// A cgroup's directory without symbolic links, as functions are kept; of one that is gone, as far as its path exists.
+///
+/// # Errors
+/// The path is not absolute.
+pub fn directory(cgroup: &Path) -> Result<PathBuf, ApiError> {
+    if !cgroup.is_absolute() {
+        return Err(invalid("cgroup: an absolute path is needed".to_owned()));
+    }
+    let mut existing = cgroup.ancestors().filter_map(|ancestor| {
+        let gone = cgroup.strip_prefix(ancestor).ok()?;
+        let found = fs::canonicalize(ancestor).ok()?;
+        // Joining nothing would add a slash.
+        Some(if gone.as_os_str().is_empty() {
+            found
+        } else {
+            found.join(gone)
+        })
+    });
+    Ok(existing.next().unwrap_or_else(|| cgroup.to_owned()))
+}
+
 /// The cgroup directory without symbolic links, which must be below the root of the hierarchy.
 fn inside(path: &Path, root: &Path) -> Result<PathBuf, ApiError> {
     let named = |problem: &str| invalid(format!("cgroup {}: {problem}", path.display()));

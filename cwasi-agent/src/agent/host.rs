@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cwasi_client::cgroup::{self, CgroupError};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 /// The node's processes and cgroups.
 pub trait Host: Send {
@@ -68,7 +69,9 @@ fn makers(leaf: &Path) -> Option<Vec<u32>> {
 
 impl Host for Node {
     fn cgroup_id(&self, dir: &Path) -> Option<u64> {
-        cgroup::id(dir).ok()
+        // Inode numbers of other file systems name no cgroup.
+        let is_cgroup = statfs(dir).ok()?.filesystem_type() == CGROUP2_SUPER_MAGIC;
+        cgroup::id(dir).ok().filter(|_| is_cgroup)
     }
 
     fn is_empty_leaf(&self, dir: &Path) -> bool {

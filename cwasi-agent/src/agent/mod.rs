@@ -15,7 +15,7 @@ mod view;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use cwasi_client::protocol::{self, ApiError, Degradation, ErrorCode, Registered};
@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use crate::kernel::{PlaneError, pinned};
 use crate::plane::Plane;
 
-pub use candidate::{Candidate, validate};
+pub use candidate::{Candidate, directory, validate};
 pub use health::RECENT;
 pub use host::{Host, Node, started};
 pub use locality::{Localities, longest_match, mapped, mapped_addr, unmapped};
@@ -70,8 +70,16 @@ pub struct Kernel {
 pub struct Process {
     /// Its pid in the agent's pid namespace, 0 when it is not visible there.
     pub pid: u32,
-    /// When it was started, in clock ticks since boot; `None` when it is not visible.
+    /// When it was started, in clock ticks since boot; `None` when it is not visible, or dead.
     pub started: Option<u64>,
+}
+
+impl Process {
+    /// A process that the agent does not see.
+    pub const UNSEEN: Self = Self {
+        pid: 0,
+        started: None,
+    };
 }
 
 /// A registered function.
@@ -357,6 +365,29 @@ impl Agent {
         Ok(())
     }
 
+    /// Forgets the function of a cgroup's [`directory`], also of one that is gone. That there is none is no error.
+    ///
+    /// # Errors
+    /// The kernel's maps cannot be changed.
+    pub fn unregister_cgroup(&mut self, cgroup: &Path) -> Result<(), ApiError> {
+        let cgroup_id = self.host.cgroup_id(cgroup);
+        let saved = self.functions.values().map(|entry| &entry.saved);
+        // A directory that was made anew is another cgroup, under the same path.
+        let ids: Vec<u32> = saved
+            .filter(|saved| saved.cgroup == cgroup || Some(saved.cgroup_id) == cgroup_id)
+            .map(|saved| saved.id)
+            .collect();
+        ids.into_iter().try_for_each(|id| self.unregister(id))
+    }
+
+    /// Whether the cgroup at the directory is a function's.
+    #[must_use]
+    pub fn is_function(&self, cgroup: &Path) -> bool {
+        let cgroup_id = self.host.cgroup_id(cgroup);
+        let mut known = self.functions.values().map(|entry| entry.saved.cgroup_id);
+        known.any(|id| Some(id) == cgroup_id)
+    }
+
     fn hold_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), ApiError> {
         for (index, address) in addresses.iter().enumerate() {
             let changed = self.localities.hold(*address);
@@ -427,10 +458,7 @@ impl Agent {
             let saved = &entry.saved;
             if self.host.cgroup_id(&saved.cgroup) != Some(saved.cgroup_id) {
                 gone.push((saved.id, false));
-            } else if saved.started.is_some()
-                && self.host.started(saved.registered_by) != saved.started
-                && self.host.is_empty_leaf(&saved.cgroup)
-            {
+            } else if self.is_launcher_dead(saved) && self.host.is_empty_leaf(&saved.cgroup) {
                 gone.push((saved.id, true));
             }
         }
@@ -450,6 +478,13 @@ impl Agent {
         if self.unsaved.is_some() {
             self.save_all();
         }
+    }
+
+    /// Whether the process that registered the function is dead: its pid is nobody's, or another's by now.
+    fn is_launcher_dead(&self, function: &SavedFunction) -> bool {
+        let started = self.host.started(function.registered_by);
+        let visible = function.registered_by != 0;
+        visible && (started.is_none() || function.started.is_some_and(|before| started != Some(before)))
     }
 
     /// Removes what closed sockets left in the kernel's maps. Call it now and then; it walks every open connection.

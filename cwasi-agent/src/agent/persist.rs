@@ -27,9 +27,9 @@ pub struct SavedFunction {
     pub cgroup: PathBuf,
     /// Id of its cgroup.
     pub cgroup_id: u64,
-    /// Process that registered it.
+    /// Process that registered it, 0 when it was not visible.
     pub registered_by: u32,
-    /// Start time of that process in clock ticks, absent when it was not visible.
+    /// Start time of that process in clock ticks, absent when it was not visible, or dead by then.
     pub started: Option<u64>,
 }
 

@@ -3,7 +3,7 @@
 use cwasi_client::protocol::{ApiError, ErrorCode, Reply, Request};
 
 use super::{Shared, lock};
-use crate::agent::{Candidate, Process, version};
+use crate::agent::{Candidate, Process, directory, version};
 
 /// Carries out a request of the process `caller`.
 ///
@@ -21,6 +21,10 @@ pub async fn dispatch(agent: &Shared, request: Request, caller: Process) -> Resu
             lock(agent).register(candidate, caller).map(Reply::Registered)
         }
         Request::Unregister { id } => lock(agent).unregister(id).map(|()| Reply::Done),
+        Request::UnregisterCgroup { cgroup } => {
+            let cgroup = directory(&cgroup)?;
+            lock(agent).unregister_cgroup(&cgroup).map(|()| Reply::Done)
+        }
         Request::Status => Ok(Reply::Status(Box::new(lock(agent).status()))),
         Request::Functions => Ok(Reply::Functions(lock(agent).functions())),
         Request::Flows => Ok(Reply::Flows(lock(agent).flows())),
