@@ -3,6 +3,7 @@
 pub mod build_ebpf;
 pub mod build_functions;
 pub mod demo;
+pub mod images;
 pub mod lint;
 pub mod test;
 
@@ -22,6 +23,7 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     BuildFunctions(build_functions::Args),
     Demo(demo::Args),
+    Images(images::Args),
     Lint(lint::Args),
     Test(test::Args),
 }
@@ -36,6 +38,7 @@ impl Cli {
             Command::BuildEbpf(args) => build_ebpf::run(&args),
             Command::BuildFunctions(args) => build_functions::run(&args),
             Command::Demo(args) => demo::run(&args),
+            Command::Images(args) => images::run(&args),
             Command::Lint(args) => lint::run(&args),
             Command::Test(args) => test::run(&args),
         }

@@ -79,13 +79,17 @@ pub enum Error {
         detail: String,
     },
 
+    /// A file that is to be a function is not WebAssembly.
+    #[error("not WebAssembly: {0}; give a component or a core module in the binary format")]
+    Wasm(String),
+
     /// One or more checks failed; each was reported before this line.
     #[error("{0}")]
     Checks(String),
 
-    /// The demo failed.
+    /// The demo failed, or results cannot be printed.
     #[error(transparent)]
-    Demo(#[from] cwasi_bench::Error),
+    Bench(#[from] cwasi_bench::Error),
 }
 
 fn hint(remedy: &str) -> String {

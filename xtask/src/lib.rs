@@ -2,7 +2,8 @@
 //!
 //! One module per command under [`commands`]; the other modules are what the commands share: where things
 //! live ([`paths`]), how programs are run ([`process`]), how the pinned build tools are had ([`toolchain`],
-//! [`rust_src`], [`bpf_linker`], [`wasi`], [`debian`]) and what a machine must have installed ([`apt`]).
+//! [`rust_src`], [`bpf_linker`], [`wasi`], [`debian`]), what a machine must have installed ([`apt`]) and container images
+//! ([`images`]).
 
 pub mod apt;
 pub mod bpf_linker;
@@ -13,6 +14,7 @@ pub mod digest;
 pub mod ebpf;
 pub mod error;
 pub mod hosts;
+pub mod images;
 pub mod leftovers;
 pub mod paths;
 pub mod process;
