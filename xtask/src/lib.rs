@@ -13,6 +13,7 @@ pub mod debian;
 pub mod digest;
 pub mod ebpf;
 pub mod error;
+pub mod features;
 pub mod hosts;
 pub mod images;
 pub mod leftovers;

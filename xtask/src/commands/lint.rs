@@ -1,7 +1,7 @@
 //! `lint`: formatting, clippy, documentation and registry host names, over every workspace of the repository.
 
 use crate::ebpf::Ebpf;
-use crate::{Error, Result, apt, hosts, paths, process};
+use crate::{Error, Result, apt, features, hosts, paths, process};
 use std::path::Path;
 use std::process::Command;
 
@@ -21,7 +21,7 @@ const WORKSPACES: [&str; 3] = ["", "cwasi-ebpf", "bench/functions"];
 /// [`Error::Checks`] that names the checks that failed; what they found was printed before.
 pub fn run(_args: &Args) -> Result<()> {
     if apt::can_install() {
-        apt::install_missing(&["libelf-dev", "pkg-config"])?;
+        apt::install_missing(&features::PACKAGES)?;
     }
     let mut failed = Vec::new();
     let mut check = |name: &str, result: Result<()>| {
@@ -37,12 +37,11 @@ pub fn run(_args: &Args) -> Result<()> {
             process::run(cargo(workspace, "fmt").args(["--all", "--check"])),
         );
     }
-    let features = super::test::libbpf_feature();
     let mut clippy = cargo("", "clippy");
     check(
         "clippy",
         process::run(with_denied_warnings(
-            clippy.args(["--workspace", "--all-targets"]).args(features),
+            features::whole_workspace(&mut clippy).arg("--all-targets"),
         )),
     );
     let guests = paths::target_dir().join("functions");
@@ -54,8 +53,8 @@ pub fn run(_args: &Args) -> Result<()> {
     );
     check("clippy cwasi-ebpf", clippy_ebpf());
     let mut doc = cargo("", "doc");
-    doc.args(["--workspace", "--no-deps"])
-        .args(features)
+    features::whole_workspace(&mut doc)
+        .arg("--no-deps")
         .env("RUSTDOCFLAGS", "-Dwarnings");
     check("doc", process::run(&mut doc));
     let mut doc = cargo("bench/functions", "doc");

@@ -2,10 +2,10 @@
 
 use crate::error::FileContext;
 use crate::leftovers::{Leftovers, mount_points};
-use crate::{Error, Result, apt, paths, process};
+use crate::{Error, Result, apt, features, paths, process};
 use nix::mount::{MsFlags, mount};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// What the tests drive or link against.
@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<()> {
     let before = Leftovers::now();
     let mut failures = Vec::new();
     // Some tests run the programs of other crates, which `cargo test` alone does not build.
-    process::run(cargo("build").arg("--workspace").args(libbpf_feature()))?;
+    process::run(features::whole_workspace(&mut cargo("build")))?;
     if let Err(error) = run_tests(&args.cargo_test) {
         failures.push(error.to_string());
     }
@@ -85,19 +85,10 @@ fn prepare() -> Result<()> {
 /// Runs the root workspace's tests and the guests' own; with arguments, only the tests that they select.
 fn run_tests(arguments: &[String]) -> Result<()> {
     let mut tests = cargo("test");
-    match arguments.iter().position(|argument| is_package_option(argument)) {
-        // cargo refuses a feature of a package that is not selected.
-        Some(at)
-            if !arguments[at..]
-                .iter()
-                .take(2)
-                .any(|argument| argument.ends_with("cwasi-agent")) => {}
-        Some(_) => {
-            tests.args(libbpf_feature());
-        }
-        None => {
-            tests.arg("--workspace").args(libbpf_feature());
-        }
+    if arguments.iter().any(|argument| is_package_option(argument)) {
+        features::of_packages(&mut tests, arguments);
+    } else {
+        features::whole_workspace(&mut tests);
     }
     if !arguments.is_empty() {
         return process::run(tests.args(arguments));
@@ -121,16 +112,6 @@ fn cargo(subcommand: &str) -> Command {
     let mut command = Command::new("cargo");
     command.arg(subcommand).current_dir(paths::root());
     command
-}
-
-/// The agent's probing through libbpf, where libbpf can be built.
-pub(super) fn libbpf_feature() -> &'static [&'static str] {
-    if Path::new("/usr/include/libelf.h").exists() {
-        &["--features", "cwasi-agent/libbpf"]
-    } else {
-        eprintln!("skipped: probing through libbpf: /usr/include/libelf.h is missing (Debian: libelf-dev)");
-        &[]
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,122 @@
+//! The cargo features of the workspace that need more than rustc and a C compiler.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What lint and tests turn on where it can be built.
+pub struct Feature {
+    package: &'static str,
+    feature: &'static str,
+    /// What a build looks for, and the Debian package that has it.
+    needs: &'static [(&'static str, &'static str)],
+}
+
+/// Every such feature.
+const FEATURES: [Feature; 2] = [
+    Feature {
+        package: "cwasi-agent",
+        feature: "libbpf",
+        needs: &[("/usr/include/libelf.h", "libelf-dev")],
+    },
+    Feature {
+        package: "cwasi-shim",
+        feature: "containerd",
+        needs: &[
+            ("protoc", "protobuf-compiler"),
+            ("/usr/include/seccomp.h", "libseccomp-dev"),
+        ],
+    },
+];
+
+/// Debian packages that the features need.
+pub const PACKAGES: [&str; 4] = ["libelf-dev", "libseccomp-dev", "pkg-config", "protobuf-compiler"];
+
+/// A crate that can only be built with the feature `containerd`'s packages.
+const CONTAINERD_CRATE: &str = "cwasi-testnode";
+
+/// Adds `--workspace`, without what this machine cannot build, and the features that it can.
+pub fn whole_workspace(command: &mut Command) -> &mut Command {
+    let available = available();
+    command.arg("--workspace");
+    if !available.iter().any(|feature| feature.feature == "containerd") {
+        command.args(["--exclude", CONTAINERD_CRATE]);
+    }
+    for feature in available {
+        command.arg("--features").arg(feature.name());
+    }
+    command
+}
+
+/// Adds the features of those packages that `arguments` select; cargo refuses those of others.
+pub fn of_packages<'a>(command: &'a mut Command, arguments: &[String]) -> &'a mut Command {
+    for feature in available() {
+        if arguments
+            .iter()
+            .any(|argument| argument.ends_with(feature.package))
+        {
+            command.arg("--features").arg(feature.name());
+        }
+    }
+    command
+}
+
+/// The features that this machine can build; says which it cannot.
+fn available() -> Vec<&'static Feature> {
+    FEATURES
+        .iter()
+        .filter(|feature| {
+            let missing: Vec<_> = feature
+                .needs
+                .iter()
+                .filter(|(needed, _)| !exists(needed))
+                .collect();
+            for (needed, package) in &missing {
+                eprintln!(
+                    "skipped: {}: {needed} is missing (Debian: {package})",
+                    feature.name()
+                );
+            }
+            missing.is_empty()
+        })
+        .collect()
+}
+
+impl Feature {
+    fn name(&self) -> String {
+        format!("{}/{}", self.package, self.feature)
+    }
+}
+
+/// Whether a file, or a program of PATH, exists.
+fn exists(needed: &str) -> bool {
+    if needed.starts_with('/') {
+        return Path::new(needed).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| PathBuf::from(&dir).join(needed))
+        .any(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_follow_the_selected_packages() {
+        let arguments = |selected: &[String]| {
+            let mut command = Command::new("cargo");
+            of_packages(&mut command, selected);
+            command
+                .get_args()
+                .map(|argument| argument.to_string_lossy().into_owned())
+                .collect::<Vec<_>>()
+        };
+        assert!(arguments(&["-p".to_owned(), "xtask".to_owned()]).is_empty());
+        let agent = arguments(&["-pcwasi-agent".to_owned()]);
+        assert!(
+            agent.iter().all(|argument| !argument.contains("cwasi-shim")),
+            "{agent:?}"
+        );
+    }
+}
