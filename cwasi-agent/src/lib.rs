@@ -4,11 +4,12 @@
 //!
 //! - [`kernel`]: the data plane of the running kernel, behind the trait of [`plane`].
 //! - [`agent`]: the state: functions, prefixes of this node, counters, what is wrong.
-//! - [`api`]: the Unix socket. [`metrics`] and [`http`]: Prometheus.
+//! - [`api`]: the Unix socket. [`announced`]: the files of launchers that found no agent. [`metrics`] and [`http`]: Prometheus.
 //! - [`run`]: the agent's process. [`exec`]: a command as a function. [`probe`]: what the kernel offers.
 //! - [`cli`]: the commands. [`testing`]: a plane and a node made of memory.
 
 pub mod agent;
+pub mod announced;
 pub mod api;
 pub mod cli;
 pub mod exec;

@@ -6,16 +6,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use cwasi_client::announce::Announcements;
 use cwasi_client::protocol::Degradation;
 use cwasi_ebpf_common::offsets::QueueMeasure;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::agent::{Agent, Kernel, Node, Settings, StateLocked, Store};
+use crate::announced::Announced;
 use crate::api::server::{Limits, serve};
 use crate::api::socket::{Socket, SocketError};
 use crate::api::{Shared, lock};
@@ -26,7 +28,7 @@ use crate::probe::remedy_of_check;
 
 /// How often events are taken from the kernel's ring, which holds about 1500.
 const EVENTS_EVERY: Duration = Duration::from_millis(200);
-/// How often functions are looked after.
+/// How often functions and announcements are looked after.
 const FUNCTIONS_EVERY: Duration = Duration::from_secs(2);
 /// How often the kernel's maps are looked after, which walks every open connection.
 const PLANE_EVERY: Duration = Duration::from_secs(10);
@@ -127,12 +129,18 @@ async fn supervise(mut options: RunOptions) -> Result<(), RunError> {
     }
     let agent = Agent::new(kernel, options.settings, Box::new(node), store);
     let agent: Shared = Arc::new(Mutex::new(agent));
+    let announced = Announced::new(Announcements::beside(&options.socket));
+    let announced = look(announced, &agent)
+        .await
+        .map_err(system("look at the announcements"))?;
     let _ = started.set(Arc::clone(&agent));
     let clock = tokio::spawn(keep_time(Arc::clone(&agent)));
+    let looks = tokio::spawn(keep_looking(announced, Arc::clone(&agent)));
     info!(socket = %options.socket.display(), "serving");
     let listener = socket.listener().map_err(system("listen"))?;
     serve(listener, agent, Limits::default(), stop).await;
     clock.abort();
+    looks.abort();
     info!("ended; open connections go on");
     Ok(())
 }
@@ -170,12 +178,34 @@ async fn serve_http(settings: &Settings, started: Arc<OnceLock<Shared>>) -> Resu
     Ok(bound)
 }
 
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// A look at the announcements, which waits for the file system, on a thread of its own.
+async fn look(mut announced: Announced, agent: &Shared) -> io::Result<Announced> {
+    let agent = Arc::clone(agent);
+    let looked = spawn_blocking(move || {
+        announced.look(&agent);
+        announced
+    });
+    Ok(looked.await?)
+}
+
+async fn keep_looking(mut announced: Announced, agent: Shared) {
+    let mut ticks = every(FUNCTIONS_EVERY);
+    loop {
+        ticks.tick().await;
+        announced = match look(announced, &agent).await {
+            Ok(announced) => announced,
+            Err(error) => return error!("announcements are not looked at any more: {error}"),
+        };
+    }
+}
+
 async fn keep_time(agent: Shared) {
-    let every = |period| {
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks
-    };
     let (mut events, mut functions, mut plane) =
         (every(EVENTS_EVERY), every(FUNCTIONS_EVERY), every(PLANE_EVERY));
     loop {

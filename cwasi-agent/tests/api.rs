@@ -56,6 +56,31 @@ fn the_kernel_says_who_registers() {
 }
 
 #[test]
+fn a_function_is_unregistered_by_its_cgroup() {
+    let running = Running::new();
+    let Some(leaf) = leaf("api-cgroup") else { return };
+    let mut client = running.client();
+    client.register(&running.function("echo", &leaf)).unwrap();
+    let path = leaf.path().to_owned();
+    let link = running.dir.path().join("link");
+    let root = cwasi_client::cgroup::unified_root().unwrap();
+    std::os::unix::fs::symlink(&root, &link).unwrap();
+    leaf.close().unwrap();
+    // The cgroup is gone, and it is named by another way than at its registration.
+    client
+        .unregister_cgroup(&link.join(path.strip_prefix(&root).unwrap()))
+        .unwrap();
+    assert_eq!(
+        client.call(&Request::Functions).unwrap(),
+        Reply::Functions(Vec::new())
+    );
+    assert!(running.fake.world().attached.is_empty());
+    client.unregister_cgroup(&path).unwrap();
+    let relative = client.unregister_cgroup(std::path::Path::new("cwasi/echo"));
+    assert_eq!(code(relative.unwrap_err()), ErrorCode::Invalid);
+}
+
+#[test]
 fn addresses_come_from_the_network_namespace() {
     let running = Running::new();
     let Some(leaf) = leaf("api-addresses") else { return };

@@ -326,6 +326,22 @@ mod tests {
     }
 
     #[test]
+    fn directories_have_no_links_as_far_as_they_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(dir.path()).unwrap();
+        let link = dir.path().join("link");
+        fs::create_dir(real.join("a")).unwrap();
+        std::os::unix::fs::symlink(real.join("a"), &link).unwrap();
+        assert_eq!(directory(&link).unwrap(), real.join("a"));
+        assert_eq!(
+            directory(&link.join("gone/too")).unwrap(),
+            real.join("a/gone/too")
+        );
+        assert_eq!(directory(Path::new("/no/such")).unwrap(), Path::new("/no/such"));
+        assert_eq!(directory(Path::new("a")).unwrap_err().code, ErrorCode::Invalid);
+    }
+
+    #[test]
     fn a_caller_that_is_not_visible_must_say_where_it_is() {
         assert!(
             Candidate::resolve(spec("a"), 0)

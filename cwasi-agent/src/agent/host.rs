@@ -139,6 +139,16 @@ mod tests {
     }
 
     #[test]
+    fn directories_elsewhere_are_no_cgroups() {
+        assert_eq!(Node::new().cgroup_id(&std::env::temp_dir()), None);
+        assert_eq!(Node::new().cgroup_id(Path::new("/no/such")), None);
+        match cgroup::unified_root() {
+            Ok(root) => assert_eq!(Node::new().cgroup_id(&root), cgroup::id(&root).ok()),
+            Err(error) => eprintln!("skipped: {error}"),
+        }
+    }
+
+    #[test]
     fn only_leaves_of_cwasi_are_empty_leaves() {
         assert!(!Node::new().is_empty_leaf(Path::new("/")));
         assert!(!Node::default().is_empty_leaf(Path::new("/sys/fs/cgroup/cwasi/x")));

@@ -181,6 +181,29 @@ fn a_cgroup_that_registers_again_keeps_its_id() {
 }
 
 #[test]
+fn a_function_is_forgotten_by_its_cgroup() {
+    let mut bench = Bench::new();
+    let path = Path::new("/cg/cwasi/echo");
+    bench.agent.unregister_cgroup(path).unwrap();
+    bench.register("echo", 7, &["10.2.0.2"]);
+    bench.register("other", 8, &["10.2.0.2"]);
+    bench.agent.unregister_cgroup(path).unwrap();
+    bench.check();
+    assert_eq!(bench.ids(), [2]);
+    // Gone, and made anew before the agent has noticed.
+    bench.register("echo", 9, &[]);
+    bench.fake.world().cgroups.remove(path);
+    bench.agent.unregister_cgroup(path).unwrap();
+    bench.check();
+    bench.register("echo", 10, &[]);
+    bench.register("echo", 11, &[]);
+    assert_eq!(bench.ids(), [2, 4, 5]);
+    bench.agent.unregister_cgroup(path).unwrap();
+    assert_eq!(bench.ids(), [2]);
+    assert_eq!(bench.fake.world().attached.len(), 1);
+}
+
+#[test]
 fn everything_is_taken_over_but_what_is_gone() {
     let mut bench = Bench::new();
     bench.register("stays", 7, &["10.2.0.2"]);
@@ -279,6 +302,24 @@ fn the_sweep_drops_what_is_gone_and_leaves_of_dead_launchers() {
             .contains_key(Path::new("/cg/cwasi/idle"))
     );
     assert!(bench.fake.world().cgroups.contains_key(&foreign));
+}
+
+#[test]
+fn a_launcher_that_was_dead_before_its_request_was_read_is_dead() {
+    let mut bench = Bench::new();
+    let by = |pid, started| Process { pid, started };
+    for (id, by) in [(7, by(200, None)), (8, by(100, None)), (9, Process::UNSEEN)] {
+        let candidate = bench.candidate(&format!("f{id}"), id, &[]);
+        bench.agent.register(candidate, by).unwrap();
+    }
+    bench.agent.sweep_functions();
+    assert_eq!(bench.ids(), [1, 2, 3], "a process lives in each");
+    for (_, processes) in bench.fake.world().cgroups.values_mut() {
+        *processes = 0;
+    }
+    bench.agent.sweep_functions();
+    bench.check();
+    assert_eq!(bench.ids(), [2, 3], "pid 200 is nobody's");
 }
 
 #[test]
@@ -694,6 +735,7 @@ fn explain_follows_the_programs() {
 enum Happening {
     Register { cgroup: u64, addresses: Vec<u8> },
     Unregister { id: u32 },
+    UnregisterCgroup { cgroup: u64 },
     CgroupGone { cgroup: u64 },
     LauncherDies,
     Empties { cgroup: u64 },
@@ -706,11 +748,13 @@ enum Happening {
 fn happening() -> impl Strategy<Value = Happening> {
     use Happening::{
         CgroupGone, Empties, LauncherDies, RefuseAttach, Register, Restart, Sweep, Switch, Unregister,
+        UnregisterCgroup,
     };
     prop_oneof![
         4 => (0_u64..5, prop::collection::vec(0_u8..4, 0..3))
             .prop_map(|(cgroup, addresses)| Register { cgroup, addresses }),
         2 => (1_u32..8).prop_map(|id| Unregister { id }),
+        1 => (0_u64..5).prop_map(|cgroup| UnregisterCgroup { cgroup }),
         1 => (0_u64..5).prop_map(|cgroup| CgroupGone { cgroup }),
         1 => Just(LauncherDies),
         1 => (0_u64..5).prop_map(|cgroup| Empties { cgroup }),
@@ -753,6 +797,11 @@ proptest! {
                 Happening::Unregister { id } => {
                     let known = bench.ids().contains(&id);
                     prop_assert_eq!(bench.agent.unregister(id).is_ok(), known);
+                }
+                Happening::UnregisterCgroup { cgroup } => {
+                    let path = PathBuf::from(format!("/cg/cwasi/f{cgroup}"));
+                    bench.agent.unregister_cgroup(&path).unwrap();
+                    prop_assert!(!bench.agent.is_function(&path));
                 }
                 Happening::CgroupGone { cgroup } => {
                     let path = PathBuf::from(format!("/cg/cwasi/f{cgroup}"));
