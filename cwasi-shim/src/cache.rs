@@ -7,24 +7,33 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use sha2::{Digest, Sha256};
+
+use crate::code::Code;
 
 /// Where root's runs keep what they compiled, unless they are told otherwise.
 pub const ROOT_DIR: &str = "/var/cache/cwasi";
 
 /// Ends every entry, after the digest. Changes with the form of the entries.
 const MAGIC: [u8; 8] = *b"cwasi\0\0\x01";
+/// How an entry is opened. A FIFO in its place would block without O_NONBLOCK.
+const OPEN_ENTRY: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_CLOEXEC);
 const DIGEST_BYTES: usize = 32;
 const TRAILER_BYTES: usize = DIGEST_BYTES + MAGIC.len();
 
@@ -54,6 +63,11 @@ pub enum CacheError {
         /// Its permission bits.
         mode: u32,
     },
+    /// {0} is on a file system that is mounted noexec, so that its files cannot be mapped as code; name another one
+    #[error(
+        "{0} is on a file system that is mounted noexec, so that its files cannot be mapped as code; name another one"
+    )]
+    NoExec(PathBuf),
     /// neither XDG_CACHE_HOME nor HOME says where this user's cache is
     #[error("neither XDG_CACHE_HOME nor HOME says where this user's cache is")]
     NoHome,
@@ -115,13 +129,15 @@ impl std::fmt::Debug for Key {
 #[derive(Debug)]
 pub struct Entry {
     file: File,
+    name: String,
 }
 
 impl Entry {
-    /// A path that opens exactly the file that was verified, as long as the entry lives. Needs /proc.
+    /// The machine code in it.
     #[must_use]
-    pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    pub fn into_code(self) -> Code {
+        // Verified: only this user, by `Cache::store`, can have written it.
+        Code::trusted(self.file)
     }
 }
 
@@ -131,6 +147,8 @@ pub struct Cache {
     // Everything is done relative to the directory that was checked, wherever its path leads later.
     dir: File,
     path: PathBuf,
+    /// The directory through a read-only mount of its own, once it was asked for and if it can be had.
+    read_only: OnceLock<Option<OwnedFd>>,
 }
 
 impl Cache {
@@ -157,7 +175,8 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError::Owner`], [`CacheError::Mode`] or [`CacheError::NotDirectory`] for a directory that others could have
-    /// written to; [`CacheError::Io`] when it cannot be made or opened.
+    /// written to; [`CacheError::NoExec`] for one whose files cannot be mapped as code; [`CacheError::Io`] when it cannot be
+    /// made or opened.
     pub fn open(path: &Path) -> Result<Self, CacheError> {
         let failed = |call| {
             move |source| CacheError::Io {
@@ -180,6 +199,7 @@ impl Cache {
             Err(errno) => return Err(failed("open")(errno.into())),
         };
         let meta = dir.metadata().map_err(failed("fstat"))?;
+        let mount = fstatvfs(&dir).map_err(|errno| failed("fstatvfs")(errno.into()))?;
         let (owner, user, mode) = (meta.uid(), geteuid().as_raw(), meta.mode() & 0o7777);
         if owner != user {
             return Err(CacheError::Owner {
@@ -194,9 +214,13 @@ impl Cache {
                 mode,
             });
         }
+        if mount.flags().contains(FsFlags::ST_NOEXEC) {
+            return Err(CacheError::NoExec(path.to_owned()));
+        }
         Ok(Self {
             dir,
             path: path.to_owned(),
+            read_only: OnceLock::new(),
         })
     }
 
@@ -210,9 +234,7 @@ impl Cache {
             name: name.clone(),
             why,
         };
-        // A FIFO in the entry's place would block the open.
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let mut file = match openat(&self.dir, name.as_str(), flags, Mode::empty()) {
+        let mut file = match openat(&self.dir, name.as_str(), OPEN_ENTRY, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(Errno::ENOENT) => return Ok(None),
             Err(Errno::ELOOP) => return Err(foreign("it is a symbolic link")),
@@ -243,7 +265,22 @@ impl Cache {
         if digest.finalize().as_slice() != expected {
             return Err(foreign("its content does not match its digest"));
         }
-        Ok(Some(Entry { file }))
+        Ok(Some(Entry { file, name }))
+    }
+
+    /// The file of `entry`, opened so that nobody can open it for writing through this descriptor, as a process that has it
+    /// could do through `/proc/self/fd` as root: it lies on a mount that is read-only. `None` where there can be no such
+    /// mount (before Linux 5.12, without CAP_SYS_ADMIN) or when the entry was replaced meanwhile.
+    #[must_use]
+    pub fn open_read_only(&self, entry: &Entry) -> Option<File> {
+        let dir = self
+            .read_only
+            .get_or_init(|| read_only_mount(self.dir.as_fd()).ok())
+            .as_ref()?;
+        let file = openat(dir, entry.name.as_str(), OPEN_ENTRY, Mode::empty());
+        let file = File::from(file.ok()?);
+        let (found, verified) = (file.metadata().ok()?, entry.file.metadata().ok()?);
+        ((found.dev(), found.ino()) == (verified.dev(), verified.ino())).then_some(file)
     }
 
     /// Puts what was compiled for `key` in place, whether or not there is an entry. Others see the whole entry or none.
@@ -272,6 +309,34 @@ impl Cache {
             source,
         }
     }
+}
+
+/// A mount of `dir` alone that is read-only, nowhere in the tree of mounts, and gone with its descriptor.
+fn read_only_mount(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH.cast_unsigned();
+    // SAFETY: the path is a C string that outlives the call, which only reads it.
+    let tree = unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), c"".as_ptr(), flags) };
+    let tree = RawFd::try_from(Errno::result(tree)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just opened it, and nothing else has it.
+    let tree = unsafe { OwnedFd::from_raw_fd(tree) };
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: path and attributes outlive the call, which only reads them, and the size is that of the attributes.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of_val(&attributes),
+        )
+    };
+    Errno::result(set).map(|_| tree)
 }
 
 /// Feeds all of `from` to `digest` without keeping it in memory.
@@ -306,7 +371,9 @@ impl<'a> Temporary<'a> {
         let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
         let name = format!(".{entry}.{}.{now}.{writer}", process::id());
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let file = openat(&cache.dir, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
+        // A guest's process of another user reads it, when it is handed the open file; nobody else gets into the directory.
+        let mode = Mode::S_IRUSR | Mode::S_IRGRP | Mode::S_IROTH;
+        let file = openat(&cache.dir, name.as_str(), flags, mode)
             .map_err(|errno| cache.failed("openat", &name, errno.into()))?;
         Ok(Self {
             cache,
@@ -369,13 +436,17 @@ mod tests {
         }
     }
 
+    fn content(entry: Entry) -> Vec<u8> {
+        entry.into_code().read().unwrap()
+    }
+
     #[test]
     fn what_is_stored_is_found() {
         let setup = Setup::new();
         assert!(setup.cache.find(&setup.key).unwrap().is_none());
         setup.cache.store(&setup.key, b"object").unwrap();
         let entry = setup.cache.find(&setup.key).unwrap().unwrap();
-        assert!(fs::read(entry.path()).unwrap().starts_with(b"object"));
+        assert!(content(entry).starts_with(b"object"));
         assert!(
             setup.cache.find(&Key::new(b"wasm", &[8; 32])).unwrap().is_none(),
             "another engine"
@@ -394,7 +465,42 @@ mod tests {
         setup.cache.store(&setup.key, b"first").unwrap();
         let entry = setup.cache.find(&setup.key).unwrap().unwrap();
         setup.cache.store(&setup.key, b"second").unwrap();
-        assert!(fs::read(entry.path()).unwrap().starts_with(b"first"));
+        assert!(content(entry).starts_with(b"first"));
+    }
+
+    #[test]
+    fn nobody_can_write_through_a_read_only_descriptor() {
+        let setup = Setup::new();
+        setup.cache.store(&setup.key, b"object").unwrap();
+        let entry = setup.cache.find(&setup.key).unwrap().unwrap();
+        let Some(file) = setup.cache.open_read_only(&entry) else {
+            eprintln!("skipped: read-only mounts need Linux 5.12 and CAP_SYS_ADMIN");
+            return;
+        };
+        let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // The plain one is what a root of a container could write.
+        fs::set_permissions(setup.entry(), fs::Permissions::from_mode(0o600)).unwrap();
+        let plain = format!("/proc/self/fd/{}", entry.file.as_raw_fd());
+        fs::OpenOptions::new().write(true).open(plain).unwrap();
+        let refused = fs::OpenOptions::new().write(true).open(&again).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(Errno::EROFS as i32));
+        drop(setup.cache);
+        let refused = fs::OpenOptions::new().write(true).open(&again).unwrap_err();
+        assert_eq!(
+            refused.raw_os_error(),
+            Some(Errno::EROFS as i32),
+            "the mount stays with the file"
+        );
+        assert!(fs::read(again).unwrap().starts_with(b"object"));
+    }
+
+    #[test]
+    fn a_replaced_entry_is_not_taken_for_the_verified_one() {
+        let setup = Setup::new();
+        setup.cache.store(&setup.key, b"first").unwrap();
+        let entry = setup.cache.find(&setup.key).unwrap().unwrap();
+        setup.cache.store(&setup.key, b"second").unwrap();
+        assert!(setup.cache.open_read_only(&entry).is_none());
     }
 
     #[test]

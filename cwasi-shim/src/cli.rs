@@ -1,6 +1,7 @@
-//! `cwasi-run`: run one component as a function of this node.
+//! `cwasi-run`: run one program as a function of this node.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,18 +13,21 @@ use cwasi_client::protocol::FunctionSpec;
 use nix::sys::signal::Signal;
 
 use crate::cache::Cache;
-use crate::engine::{Command, Engine, LoadError, Origin};
+use crate::engine::{Engine, LoadError, Origin};
 use crate::enrol::Enrolment;
 use crate::exit;
 use crate::guest::{Guest, GuestConfig, GuestError};
+use crate::http;
 use crate::network::{NetworkPolicy, Peer, Refusals};
 use crate::preopen::Preopen;
+use crate::program::Program;
 use crate::signals::{self, SignalError};
 
-/// Run a WASI 0.2 component as a function of this node.
+/// Run a WebAssembly program as a function of this node.
 ///
-/// The component gets this process's standard streams and real sockets, and its exit code is passed on. When a cwasi agent
-/// answers, its connections to other functions of this node are moved by the kernel; when none answers, it runs all the same.
+/// A component of WASI 0.2 or a module of WASI 0.1 runs once, with this process's standard streams, and its exit code is passed
+/// on. A component that handles HTTP is served. Components have real sockets: when a cwasi agent answers, their connections
+/// to other functions of this node are moved by the kernel; when none answers, they run all the same.
 #[derive(Debug, Parser)]
 #[command(name = "cwasi-run", version, after_help = EXIT_CODES)]
 struct Args {
@@ -51,6 +55,10 @@ struct Args {
     #[arg(long, value_name = "ADDR[:PORT]|CIDR|all")]
     allow_net: Vec<Peer>,
 
+    /// Where a component that handles HTTP is served
+    #[arg(long, value_name = "ADDR:PORT", env = "CWASI_HTTP_ADDR", default_value_t = http::DEFAULT_ADDRESS)]
+    http: SocketAddr,
+
     /// Most bytes that the guest's memories and tables may have together
     #[arg(long, value_name = "BYTES", env = "CWASI_MEMORY_LIMIT")]
     memory_limit: Option<u64>,
@@ -63,12 +71,12 @@ struct Args {
     #[arg(long, value_name = "PATH", env = "CWASI_SOCKET", default_value = cwasi_client::DEFAULT_SOCKET)]
     socket: PathBuf,
 
-    /// Directory of compiled components [default: /var/cache/cwasi for root, else cwasi in the user's cache directory]
+    /// Directory of compiled programs [default: /var/cache/cwasi for root, else cwasi in the user's cache directory]
     #[arg(long, value_name = "DIR", env = "CWASI_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
 
-    /// The component, and the guest's arguments
-    // One list, so that every flag after the component is the guest's.
+    /// The component or module, and the guest's arguments
+    // One list, so that every flag after the file is the guest's.
     #[arg(required = true, trailing_var_arg = true, value_names = ["APP.WASM", "ARGS"])]
     command: Vec<String>,
 }
@@ -84,15 +92,16 @@ Exit codes: the guest's own; or
     2  a flag cannot be used
   110  the file cannot be read
   111  it is not valid WebAssembly
-  112  it is a core module, not a component
-  113  it does not export wasi:cli/run
+  112  it is a core module without an exported function `_start`
+  113  it is a component that exports neither wasi:cli/run nor wasi:http/incoming-handler
   114  it needs an import that this host does not have
   115  the network namespace cannot be entered
   116  a directory of --dir cannot be opened
   117  the engine or the operating system failed
+  118  the address of --http cannot be listened on
   134  the guest trapped
   137  the guest ran out of memory under --memory-limit
-  128+n  ended by signal n (SIGTERM 143, SIGINT 130, SIGHUP 129)";
+  128+n  ended by signal n (SIGTERM 143, SIGINT 130, SIGHUP 129, SIGQUIT 131)";
 
 fn variable(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once('=') {
@@ -129,17 +138,15 @@ impl RunError {
         match self {
             Self::Read { .. } => exit::UNREADABLE,
             Self::Load { source, .. } => match source {
-                LoadError::Invalid(_) => exit::INVALID,
-                LoadError::CoreModule => exit::CORE_MODULE,
+                LoadError::NotWasm(_) | LoadError::Invalid(_) => exit::INVALID,
+                LoadError::NoStart => exit::NO_START,
                 LoadError::NotCommand => exit::NOT_COMMAND,
                 LoadError::MissingImport(_) => exit::MISSING_IMPORT,
-                LoadError::Engine(_) => exit::HOST,
+                LoadError::Engine(_) | LoadError::Code(_) | LoadError::Memory(_) => exit::HOST,
             },
             Self::Netns(_) => exit::NETNS,
-            Self::Guest(GuestError::Preopen { .. }) => exit::PREOPEN,
-            Self::Guest(GuestError::Trap { .. }) => exit::TRAP,
-            Self::Guest(GuestError::MemoryLimit { .. }) => exit::MEMORY_LIMIT,
-            Self::Guest(GuestError::Start(_)) | Self::Signals(_) | Self::EventLoop(_) => exit::HOST,
+            Self::Guest(error) => error.exit_code(),
+            Self::Signals(_) | Self::EventLoop(_) => exit::HOST,
         }
     }
 }
@@ -166,9 +173,12 @@ fn run(args: Args) -> Result<u8, RunError> {
     signals::on_end(Box::new(move |signal| at_signal.end_process(signal)))?;
 
     let netns = args.netns.as_deref().map(netns::resolve).transpose()?;
-    // Whatever is wrong with the component, it is told before anyone hears of the function.
-    let command = load(&args)?;
-    let guest = Guest::new(&command, &config(&args))?;
+    // Whatever is wrong with the program, it is told before anyone hears of the function.
+    let program = load(&args)?;
+    if program.imports_sockets() {
+        note(&"the module imports sockets of WASI 0.1, which fail here; build it for wasm32-wasip2");
+    }
+    let guest = Guest::new(&program, &config(&args))?;
     if let Some(netns) = &netns {
         netns::enter(netns)?;
     }
@@ -180,7 +190,7 @@ fn run(args: Args) -> Result<u8, RunError> {
     ended
 }
 
-fn load(args: &Args) -> Result<Command, RunError> {
+fn load(args: &Args) -> Result<Program, RunError> {
     let path = args.wasm();
     let wasm = fs::read(path).map_err(|source| RunError::Read {
         path: path.to_owned(),
@@ -205,7 +215,7 @@ fn load(args: &Args) -> Result<Command, RunError> {
             note(&format_args!("compiled anew: {error}"));
         }
     }
-    Ok(loaded.command)
+    Ok(loaded.program)
 }
 
 fn config(args: &Args) -> GuestConfig {
@@ -225,6 +235,8 @@ fn config(args: &Args) -> GuestConfig {
             .collect(),
         env: args.env.clone(),
         preopens: args.dirs.clone(),
+        cwd: None,
+        http: args.http,
         network,
         refusals: Refusals::new(|peer| note(&format_args!("refused {peer}: no --allow-net names it"))),
         memory_limit: args.memory_limit,
@@ -349,12 +361,13 @@ mod tests {
             exit::USAGE,
             exit::UNREADABLE,
             exit::INVALID,
-            exit::CORE_MODULE,
+            exit::NO_START,
             exit::NOT_COMMAND,
             exit::MISSING_IMPORT,
             exit::NETNS,
             exit::PREOPEN,
             exit::HOST,
+            exit::LISTEN,
             exit::TRAP,
             exit::MEMORY_LIMIT,
         ];

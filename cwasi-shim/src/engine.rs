@@ -1,15 +1,24 @@
-//! wasmtime, set up once for every guest, and the way from bytes to a component that can run.
+//! wasmtime, set up once for every guest, and the way from bytes to a program that can run.
+//!
+//! One process can go all the way ([`Engine::load`]), or two can share it: a privileged one compiles or looks into the cache
+//! ([`Engine::prepare`]), and the guest's own process, which may do neither, maps what it is handed ([`Engine::link`]).
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::io;
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
-use wasmtime::component::{Component, Linker};
-use wasmtime::{Config, Error};
+use wasmtime::component::{self, Component};
+use wasmtime::{Config, Error, ExternType, Linker, Precompiled};
+use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-use crate::cache::{Cache, CacheError, Key};
-use crate::guest::GuestState;
+use crate::cache::{Cache, CacheError, Entry, Key};
+use crate::code::{Code, CodeError};
+use crate::program::{self, Command, Program, Proxy, WASI_P1};
+use crate::state::GuestState;
 
 /// What every WebAssembly file starts with.
 const WASM_MAGIC: [u8; 4] = *b"\0asm";
@@ -17,32 +26,49 @@ const WASM_MAGIC: [u8; 4] = *b"\0asm";
 const CORE_MODULE: [u8; 4] = [1, 0, 0, 0];
 /// The export that makes a component a command, in any version that this host serves.
 const RUN: &str = "wasi:cli/run@0.2.";
+/// The export that makes a component an HTTP handler, in any version that this host serves.
+const INCOMING_HANDLER: &str = "wasi:http/incoming-handler@0.2.";
+/// What the names of the HTTP interfaces begin with.
+const HTTP: &str = "wasi:http/";
+/// The export that makes a module a command.
+const START: &str = "_start";
 
-/// Why bytes cannot become a component that runs.
+/// Why bytes cannot become a program that runs.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// the engine cannot be set up: {0}
     #[error("the engine cannot be set up: {0}")]
     Engine(String),
+    /// not WebAssembly: {0}
+    #[error("not WebAssembly: {0}")]
+    NotWasm(&'static str),
     /// not valid WebAssembly: {0}
     #[error("not valid WebAssembly: {0}")]
     Invalid(String),
-    /// a core module, not a component; build it for wasm32-wasip2, or wrap it with `wasm-tools component new`
+    /// a core module without an exported function `_start`; build it as a program with a main function
     #[error(
-        "a core module, not a component; build it for wasm32-wasip2, or wrap it with `wasm-tools component new`"
+        "a core module without an exported function `_start`; build it as a program with a main function"
     )]
-    CoreModule,
-    /// a component, but not a command: it does not export wasi:cli/run@0.2; build it as a program with a main function
+    NoStart,
+    /// a component, but neither a command nor an HTTP handler: it exports neither wasi:cli/run@0.2 nor
+    /// wasi:http/incoming-handler@0.2
     #[error(
-        "a component, but not a command: it does not export wasi:cli/run@0.2; build it as a program with a main function"
+        "a component, but neither a command nor an HTTP handler: it exports neither wasi:cli/run@0.2 nor \
+         wasi:http/incoming-handler@0.2"
     )]
     NotCommand,
     /// it needs what this host does not have: {0}
     #[error("it needs what this host does not have: {0}")]
     MissingImport(String),
+    /// its machine code cannot be loaded: {0}
+    #[error("its machine code cannot be loaded: {0}")]
+    Code(String),
+    /// {0}
+    #[error(transparent)]
+    Memory(#[from] CodeError),
 }
 
-/// Where the machine code of a component came from.
+/// Where the machine code of a program came from.
 #[derive(Debug)]
 pub enum Origin {
     /// From the cache: nothing was compiled.
@@ -56,7 +82,7 @@ pub enum Origin {
     },
 }
 
-/// A cache that did not do its part. The component runs all the same.
+/// A cache that did not do its part. The program runs all the same.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheFailure {
     /// {0}
@@ -67,32 +93,34 @@ pub enum CacheFailure {
     Code(String),
 }
 
-/// A command component, checked and linked, of which any number of instances can run.
-#[derive(Clone)]
-pub struct Command {
-    pub(crate) pre: CommandPre<GuestState>,
-}
-
-impl fmt::Debug for Command {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Command").finish_non_exhaustive()
-    }
-}
-
-/// A loaded component and how it was loaded.
+/// A loaded program and how it was loaded.
 #[derive(Debug)]
 pub struct Loaded {
     /// What can run.
-    pub command: Command,
+    pub program: Program,
     /// Where its code came from.
     pub origin: Origin,
 }
 
-/// wasmtime with cwasi's settings and WASI 0.2.
+/// Machine code for a guest's process, and where it came from.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What [`Engine::link`] takes, in this process or in another.
+    pub code: Code,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// wasmtime with cwasi's settings, WASI 0.2 with HTTP, and WASI 0.1.
+///
+/// It starts no thread before it compiles, and can be used by processes forked from the one that made it.
 pub struct Engine {
     engine: wasmtime::Engine,
-    linker: Linker<GuestState>,
     settings: [u8; 32],
+    // Hundreds of names each: only what a program needs is set up.
+    components: OnceLock<component::Linker<GuestState>>,
+    http_components: OnceLock<component::Linker<GuestState>>,
+    modules: OnceLock<Linker<GuestState>>,
 }
 
 impl fmt::Debug for Engine {
@@ -107,97 +135,285 @@ impl Engine {
     /// # Errors
     /// [`LoadError::Engine`] when this machine cannot run it.
     pub fn new() -> Result<Self, LoadError> {
-        let failed = |error: Error| LoadError::Engine(one_line(&error));
         let mut config = Config::new();
         // Only WASI 0.3 needs it, and each call between guest and host pays for it.
         config.concurrency_support(false);
         // Nothing unwinds through guests natively; the tables would be registered at every start.
         config.native_unwind_info(false);
-        let engine = wasmtime::Engine::new(&config).map_err(failed)?;
-        let mut linker = Linker::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(failed)?;
+        // Traps are told by the function's name, not by the place in it.
+        config.generate_address_map(false);
+        let engine = wasmtime::Engine::new(&config).map_err(set_up)?;
         let mut settings = SettingsHasher(Sha256::new());
         engine.precompile_compatibility_hash().hash(&mut settings);
         Ok(Self {
             engine,
-            linker,
             settings: settings.0.finalize().into(),
+            components: OnceLock::new(),
+            http_components: OnceLock::new(),
+            modules: OnceLock::new(),
         })
     }
 
-    /// Makes a component of the bytes of a .wasm file: from `cache` when it was compiled before, else by compiling it,
+    /// Makes a program of the bytes of a .wasm file: from `cache` when it was compiled before, else by compiling it,
     /// on all processors, and storing it there.
     ///
     /// # Errors
     /// Every [`LoadError`] but [`LoadError::Engine`]. A cache that fails is no error: see [`Origin::Compiled`].
     pub fn load(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<Loaded, LoadError> {
-        let (component, origin) = self.component(wasm, cache)?;
+        let slot = self.slot(wasm, cache);
+        let mut cache_errors = Vec::new();
+        if let Some(entry) = slot.as_ref().and_then(|slot| slot.find(&mut cache_errors)) {
+            match self.link(&entry.into_code()) {
+                Err(LoadError::Code(reason)) => cache_errors.push(CacheFailure::Code(reason)),
+                linked => {
+                    return Ok(Loaded {
+                        program: linked?,
+                        origin: Origin::Cache,
+                    });
+                }
+            }
+        }
+        let compiled = self.compile(wasm, slot.as_ref(), cache_errors)?;
         Ok(Loaded {
-            command: self.link(&component)?,
+            program: compiled.program,
+            origin: compiled.origin,
+        })
+    }
+
+    /// Makes machine code of the bytes of a .wasm file, as [`Engine::load`] does, for a process that gets nothing but the code
+    /// and must not be able to change it: an entry of the cache, opened as [`Cache::open_read_only`] says, or else memory of
+    /// its own. What is compiled is linked too, so that whatever keeps it from running is known here; the cache has only
+    /// what passed.
+    ///
+    /// # Errors
+    /// Every [`LoadError`] but [`LoadError::Engine`].
+    pub fn prepare(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<Prepared, LoadError> {
+        let slot = self.slot(wasm, cache);
+        let mut cache_errors = Vec::new();
+        let found = slot.as_ref().and_then(|slot| slot.protected(&mut cache_errors));
+        if let Some(code) = found {
+            return Ok(Prepared {
+                code: code?,
+                origin: Origin::Cache,
+            });
+        }
+        let Compiled { code, origin, .. } = self.compile(wasm, slot.as_ref(), cache_errors)?;
+        // What was stored is what later guests will map: this one shares it with them.
+        let stored = slot
+            .filter(|_| matches!(origin, Origin::Compiled { stored: true, .. }))
+            .and_then(|slot| slot.protected(&mut Vec::new()));
+        Ok(Prepared {
+            code: stored.and_then(Result::ok).unwrap_or(code),
             origin,
         })
     }
 
-    fn component(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<(Component, Origin), LoadError> {
-        let Some(cache) = cache else {
-            let component = self.compile(wasm)?;
-            return Ok((
-                component,
-                Origin::Compiled {
-                    stored: false,
-                    cache_errors: Vec::new(),
-                },
-            ));
+    /// Makes a program of machine code that was prepared, without compiling anything. The code is mapped, so that its memory
+    /// is shared with every process that maps it; only a component where there is no /proc is copied.
+    ///
+    /// # Errors
+    /// [`LoadError::Code`] for code of another engine; [`LoadError::NotCommand`], [`LoadError::NoStart`] and
+    /// [`LoadError::MissingImport`] for a program that this host cannot run.
+    pub fn link(&self, code: &Code) -> Result<Program, LoadError> {
+        let unusable = |error: Error| LoadError::Code(one_line(&error));
+        let unreadable = |error: io::Error| LoadError::Code(error.to_string());
+        let path = code.path();
+        let copy = match &path {
+            Some(_) => Vec::new(),
+            None => code.read().map_err(unreadable)?,
         };
-        let key = Key::new(wasm, &self.settings);
-        let mut cache_errors = Vec::new();
-        match self.cached(cache, &key) {
-            Ok(Some(component)) => return Ok((component, Origin::Cache)),
-            Ok(None) => {}
-            Err(failure) => cache_errors.push(failure),
-        }
-        let component = self.compile(wasm)?;
-        let object = component
-            .serialize()
-            .map_err(|error| CacheFailure::Code(one_line(&error)));
-        let stored = object.and_then(|object| Ok(cache.store(&key, &object)?));
-        let stored = stored.map_err(|failure| cache_errors.push(failure)).is_ok();
-        Ok((component, Origin::Compiled { stored, cache_errors }))
-    }
-
-    fn cached(&self, cache: &Cache, key: &Key) -> Result<Option<Component>, CacheFailure> {
-        let Some(entry) = cache.find(key)? else {
-            return Ok(None);
+        let kind = match &path {
+            Some(path) => wasmtime::Engine::detect_precompiled_file(path).map_err(unusable)?,
+            None => wasmtime::Engine::detect_precompiled(&copy),
         };
-        // SAFETY: the bytes are those that `Component::serialize` gave to `Cache::store`: `Cache::find` has checked that
-        // only this user could write them and that their digest is right, and nothing changes an entry in place.
-        let component = unsafe { Component::deserialize_file(&self.engine, entry.path()) };
-        component
-            .map(Some)
-            .map_err(|error| CacheFailure::Code(one_line(&error)))
+        match kind {
+            Some(Precompiled::Component) => {
+                // SAFETY: the bytes are those that this engine compiled, as every `Code` promises; nothing changes an entry
+                // of the cache in place, and memory is sealed.
+                let component = unsafe {
+                    match path {
+                        Some(path) => Component::deserialize_file(&self.engine, path),
+                        None => Component::deserialize(&self.engine, copy),
+                    }
+                };
+                self.link_component(&component.map_err(unusable)?)
+            }
+            Some(Precompiled::Module) => {
+                let file = code.try_clone().map_err(unreadable)?;
+                // SAFETY: as above.
+                let module = unsafe { wasmtime::Module::deserialize_open_file(&self.engine, file) };
+                self.link_module(&module.map_err(unusable)?)
+            }
+            None => Err(LoadError::Code("it is not this engine's".to_owned())),
+        }
     }
 
-    fn compile(&self, wasm: &[u8]) -> Result<Component, LoadError> {
-        if wasm.starts_with(&WASM_MAGIC) && wasm[WASM_MAGIC.len()..].starts_with(&CORE_MODULE) {
-            return Err(LoadError::CoreModule);
-        }
-        Component::from_binary(&self.engine, wasm).map_err(|error| LoadError::Invalid(one_line(&error)))
-    }
-
-    fn link(&self, component: &Component) -> Result<Command, LoadError> {
-        if !component
-            .component_type()
-            .exports(&self.engine)
-            .any(|(name, _)| name.starts_with(RUN))
-        {
-            return Err(LoadError::NotCommand);
-        }
-        let missing = |error: Error| LoadError::MissingImport(one_line(&error));
-        let pre = self.linker.instantiate_pre(component).map_err(missing)?;
-        Ok(Command {
-            pre: CommandPre::new(pre).map_err(|_| LoadError::NotCommand)?,
+    fn slot<'a>(&self, wasm: &[u8], cache: Option<&'a Cache>) -> Option<Slot<'a>> {
+        cache.map(|cache| Slot {
+            cache,
+            key: Key::new(wasm, &self.settings),
         })
     }
+
+    fn compile(
+        &self,
+        wasm: &[u8],
+        slot: Option<&Slot<'_>>,
+        mut cache_errors: Vec<CacheFailure>,
+    ) -> Result<Compiled, LoadError> {
+        let object = self.machine_code(wasm)?;
+        let code = Code::in_memory(&object)?;
+        let program = self.link(&code)?;
+        let stored = slot.is_some_and(|slot| {
+            let stored = slot.cache.store(&slot.key, &object);
+            stored.map_err(|error| cache_errors.push(error.into())).is_ok()
+        });
+        Ok(Compiled {
+            code,
+            program,
+            origin: Origin::Compiled { stored, cache_errors },
+        })
+    }
+
+    fn machine_code(&self, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
+        let Some(header) = wasm.strip_prefix(&WASM_MAGIC) else {
+            return Err(LoadError::NotWasm(what_else(wasm)));
+        };
+        let compiled = if header.starts_with(&CORE_MODULE) {
+            self.engine.precompile_module(wasm)
+        } else {
+            self.engine.precompile_component(wasm)
+        };
+        compiled.map_err(|error| LoadError::Invalid(one_line(&error)))
+    }
+
+    fn link_component(&self, component: &Component) -> Result<Program, LoadError> {
+        let kind = component.component_type();
+        let exports = |prefix| {
+            kind.exports(&self.engine)
+                .any(|(name, _)| name.starts_with(prefix))
+        };
+        let handler = exports(INCOMING_HANDLER);
+        if !handler && !exports(RUN) {
+            return Err(LoadError::NotCommand);
+        }
+        let http = handler || kind.imports(&self.engine).any(|(name, _)| name.starts_with(HTTP));
+        let pre = self
+            .component_linker(http)?
+            .instantiate_pre(component)
+            .map_err(missing)?;
+        if handler {
+            let pre = ProxyPre::new(pre).map_err(|_| LoadError::NotCommand)?;
+            return Ok(Program::Proxy(Proxy { pre }));
+        }
+        let pre = CommandPre::new(pre).map_err(|_| LoadError::NotCommand)?;
+        Ok(Program::Command(Command { pre }))
+    }
+
+    fn link_module(&self, module: &wasmtime::Module) -> Result<Program, LoadError> {
+        let starts = match module.get_export(START) {
+            Some(ExternType::Func(start)) => start.params().len() == 0 && start.results().len() == 0,
+            _ => false,
+        };
+        if !starts {
+            return Err(LoadError::NoStart);
+        }
+        let pre = self.module_linker()?.instantiate_pre(module).map_err(missing)?;
+        Ok(Program::Module(program::Module { pre }))
+    }
+
+    fn component_linker(&self, http: bool) -> Result<&component::Linker<GuestState>, LoadError> {
+        let linker = if http {
+            &self.http_components
+        } else {
+            &self.components
+        };
+        once(linker, || {
+            let mut linker = component::Linker::new(&self.engine);
+            wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+            if http {
+                wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+            }
+            Ok(linker)
+        })
+    }
+
+    fn module_linker(&self) -> Result<&Linker<GuestState>, LoadError> {
+        once(&self.modules, || {
+            let mut linker = Linker::new(&self.engine);
+            wasmtime_wasi::p1::add_to_linker_async(&mut linker, GuestState::p1)?;
+            // The stock one traps on codes from 126 on; a container's exit code has 8 bits.
+            linker.allow_shadowing(true);
+            linker.func_wrap(WASI_P1, "proc_exit", |code: i32| -> wasmtime::Result<()> {
+                Err(I32Exit(code).into())
+            })?;
+            Ok(linker)
+        })
+    }
+}
+
+/// Where the machine code of a program is in the cache.
+struct Slot<'a> {
+    cache: &'a Cache,
+    key: Key,
+}
+
+impl Slot<'_> {
+    fn find(&self, errors: &mut Vec<CacheFailure>) -> Option<Entry> {
+        let found = self.cache.find(&self.key);
+        found.unwrap_or_else(|error| {
+            errors.push(error.into());
+            None
+        })
+    }
+
+    /// The entry as code that whoever gets it cannot change.
+    fn protected(&self, errors: &mut Vec<CacheFailure>) -> Option<Result<Code, CodeError>> {
+        let entry = self.find(errors)?;
+        Some(match self.cache.open_read_only(&entry) {
+            Some(file) => Ok(Code::trusted(file)),
+            None => entry.into_code().copied(),
+        })
+    }
+}
+
+/// What was compiled and can run.
+struct Compiled {
+    code: Code,
+    program: Program,
+    origin: Origin,
+}
+
+/// What a file that is not WebAssembly seems to be.
+fn what_else(bytes: &[u8]) -> &'static str {
+    if bytes.is_empty() {
+        "the file is empty"
+    } else if wasmtime::Engine::detect_precompiled(bytes).is_some() {
+        "machine code of a Wasm engine, which is only taken from the cache; give the .wasm file that it was made from"
+    } else if bytes.starts_with(b"\x7fELF") {
+        "a native program or library (ELF)"
+    } else if bytes.starts_with(b"#!") {
+        "a script"
+    } else {
+        "the file does not begin as a .wasm file does"
+    }
+}
+
+fn set_up(error: Error) -> LoadError {
+    LoadError::Engine(one_line(&error))
+}
+
+fn missing(error: Error) -> LoadError {
+    LoadError::MissingImport(one_line(&error))
+}
+
+/// What `cell` holds, made now if it was not.
+fn once<T>(cell: &OnceLock<T>, make: impl FnOnce() -> wasmtime::Result<T>) -> Result<&T, LoadError> {
+    if let Some(made) = cell.get() {
+        return Ok(made);
+    }
+    let made = make().map_err(set_up)?;
+    Ok(cell.get_or_init(|| made))
 }
 
 /// An error with its causes on one line.

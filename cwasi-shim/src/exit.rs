@@ -8,11 +8,12 @@ pub const USAGE: u8 = 2;
 pub const UNREADABLE: u8 = 110;
 /// The file is not valid WebAssembly.
 pub const INVALID: u8 = 111;
-/// The file is a core module, not a component.
-pub const CORE_MODULE: u8 = 112;
-/// The component is not a command: it does not export `wasi:cli/run`.
+/// The file is a core module without an exported function `_start`.
+pub const NO_START: u8 = 112;
+/// The component is neither a command nor an HTTP handler: it exports neither `wasi:cli/run` nor
+/// `wasi:http/incoming-handler`.
 pub const NOT_COMMAND: u8 = 113;
-/// The component imports what this host does not have.
+/// The program imports what this host does not have.
 pub const MISSING_IMPORT: u8 = 114;
 /// The network namespace does not exist or cannot be entered.
 pub const NETNS: u8 = 115;
@@ -20,6 +21,8 @@ pub const NETNS: u8 = 115;
 pub const PREOPEN: u8 = 116;
 /// The engine or the operating system failed.
 pub const HOST: u8 = 117;
+/// The address to serve HTTP on cannot be listened on.
+pub const LISTEN: u8 = 118;
 /// The guest trapped: 128 + SIGABRT, as a native program that aborts.
 pub const TRAP: u8 = 134;
 /// The guest ended for want of memory: 128 + SIGKILL, as a container that the kernel's OOM killer ends.
@@ -44,17 +47,19 @@ mod tests {
             USAGE,
             UNREADABLE,
             INVALID,
-            CORE_MODULE,
+            NO_START,
             NOT_COMMAND,
             MISSING_IMPORT,
             NETNS,
             PREOPEN,
             HOST,
+            LISTEN,
             TRAP,
             MEMORY_LIMIT,
             by_signal(Signal::SIGTERM),
             by_signal(Signal::SIGINT),
             by_signal(Signal::SIGHUP),
+            by_signal(Signal::SIGQUIT),
         ];
         let all = codes.len();
         codes.sort_unstable();
@@ -67,5 +72,6 @@ mod tests {
         assert_eq!(by_signal(Signal::SIGTERM), 143);
         assert_eq!(by_signal(Signal::SIGINT), 130);
         assert_eq!(by_signal(Signal::SIGHUP), 129);
+        assert_eq!(by_signal(Signal::SIGQUIT), 131);
     }
 }

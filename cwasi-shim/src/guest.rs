@@ -1,15 +1,19 @@
 //! What one guest is given, and how it ended.
 
-use std::sync::Arc;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 
-use wasmtime::component::ResourceTable;
 use wasmtime::{Error, Store, Trap, WasmBacktrace};
-use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::I32Exit;
 
-use crate::engine::{Command, one_line};
-use crate::limits::{MemoryLimiter, Refused};
+use crate::exit;
+use crate::http::Server;
+use crate::limits::{Budget, Refused};
 use crate::network::{NetworkPolicy, Refusals};
 use crate::preopen::Preopen;
+use crate::program::{Command, Module, Program};
+use crate::state::GuestState;
 
 /// What one guest is given. Its standard streams are this process's; its sockets are opened in the network namespace of
 /// the thread that runs it.
@@ -19,13 +23,18 @@ pub struct GuestConfig {
     pub args: Vec<String>,
     /// Environment variables; nothing of the host's environment is added.
     pub env: Vec<(String, String)>,
-    /// Directories it sees.
+    /// Directories it sees. One below another is a directory of its own: its `read_only` holds in it, not the other's.
     pub preopens: Vec<Preopen>,
+    /// Its working directory at the start, as it names it: what `wasi:cli/environment.initial-cwd` answers, and `PWD` unless
+    /// `env` has one. It is the guest that resolves relative paths: wasi-libc's (C, Rust) start at `/` whatever is said here.
+    pub cwd: Option<String>,
+    /// Where a guest that handles HTTP is served.
+    pub http: SocketAddr,
     /// Peers it may choose.
     pub network: NetworkPolicy,
     /// Told of the peers that `network` refuses.
     pub refusals: Refusals,
-    /// Bytes of memory and tables it may have.
+    /// Bytes of memory and tables it may have; all its instances together where there are several.
     pub memory_limit: Option<u64>,
 }
 
@@ -40,12 +49,22 @@ pub enum GuestError {
         /// Why not.
         reason: String,
     },
+    /// cannot serve HTTP on {address}: {call} failed: {source}
+    #[error("cannot serve HTTP on {address}: {call} failed: {source}")]
+    Listen {
+        /// Address of the guest's configuration.
+        address: SocketAddr,
+        /// Call that failed.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
     /// the guest trapped{place}: {reason}
     #[error("the guest trapped{place}: {reason}")]
     Trap {
         /// Reason, as the engine words it.
         reason: String,
-        /// ` in FUNCTION` where the component has names, else empty.
+        /// ` in FUNCTION` where the program has names, else empty.
         place: String,
     },
     /// the guest ran out of memory: it wanted {} bytes and its limit is {}; then it ended with: {reason}
@@ -64,109 +83,141 @@ pub enum GuestError {
     Start(String),
 }
 
-/// The host's side of one guest.
-pub(crate) struct GuestState {
-    wasi: WasiCtx,
-    table: ResourceTable,
-    limiter: MemoryLimiter,
-}
-
-impl WasiView for GuestState {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
+impl GuestError {
+    /// The exit code of the guest's process.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Preopen { .. } => exit::PREOPEN,
+            Self::Listen { .. } => exit::LISTEN,
+            Self::Trap { .. } => exit::TRAP,
+            Self::MemoryLimit { .. } => exit::MEMORY_LIMIT,
+            Self::Start(_) => exit::HOST,
         }
-    }
-}
-
-impl GuestState {
-    fn new(config: &GuestConfig) -> Result<Self, GuestError> {
-        let mut wasi = WasiCtxBuilder::new();
-        // One guest a thread: its file calls need no other thread to wait on.
-        wasi.allow_blocking_current_thread(true);
-        wasi.inherit_stdio().args(&config.args).envs(&config.env);
-        for preopen in &config.preopens {
-            let perms = if preopen.read_only {
-                FsPerms::ReadOnly
-            } else {
-                FsPerms::ReadWrite
-            };
-            wasi.preopened_dir(&preopen.host, &preopen.guest, perms)
-                .map_err(|error| GuestError::Preopen {
-                    host: preopen.host.display().to_string(),
-                    reason: one_line(&error),
-                })?;
-        }
-        let (network, refusals) = (Arc::new(config.network.clone()), config.refusals.clone());
-        wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
-        wasi.socket_addr_check(move |address, used_for| {
-            let permitted = network.permits(address, used_for);
-            if !permitted {
-                refusals.add(address);
-            }
-            Box::pin(std::future::ready(permitted))
-        });
-        let limiter = MemoryLimiter::new(config.memory_limit);
-        Ok(Self {
-            wasi: wasi.build(),
-            table: ResourceTable::new(),
-            limiter,
-        })
     }
 }
 
 /// A guest with everything it is given, ready to run once.
 pub struct Guest {
-    command: Command,
-    store: Store<GuestState>,
+    kind: Kind,
 }
 
-impl std::fmt::Debug for Guest {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+enum Kind {
+    Command(Command, Store<GuestState>),
+    Module(Module, Store<GuestState>),
+    Proxy(Server),
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Guest").finish_non_exhaustive()
     }
 }
 
 impl Guest {
-    /// Opens what `config` gives the guest.
+    /// Opens the directories that `config` gives the guest. Sockets wait for [`Guest::run`].
     ///
     /// # Errors
     /// [`GuestError::Preopen`].
-    pub fn new(command: &Command, config: &GuestConfig) -> Result<Self, GuestError> {
-        let mut store = Store::new(command.pre.engine(), GuestState::new(config)?);
-        store.limiter(|state| &mut state.limiter);
-        Ok(Self {
-            command: command.clone(),
-            store,
-        })
+    pub fn new(program: &Program, config: &GuestConfig) -> Result<Self, GuestError> {
+        let budget = Budget::new(config.memory_limit);
+        let kind = match program {
+            Program::Command(command) => {
+                let store = GuestState::store(command.pre.engine(), config, &budget)?;
+                Kind::Command(command.clone(), store)
+            }
+            Program::Module(module) => {
+                let store = GuestState::store(module.pre.module().engine(), config, &budget)?;
+                Kind::Module(module.clone(), store)
+            }
+            Program::Proxy(proxy) => Kind::Proxy(Server::new(proxy.clone(), config.clone(), budget)?),
+        };
+        Ok(Self { kind })
     }
 
-    /// Runs the guest to its end and gives its exit code. Belongs on a current-thread runtime with io and time: other
-    /// threads only add hand-overs to every socket call.
+    /// Runs the guest to its end and gives its exit code; one that handles HTTP is served until the process ends. Belongs on
+    /// a current-thread runtime with io and time: other threads only add hand-overs to every socket call.
     ///
     /// # Errors
-    /// [`GuestError::Trap`], [`GuestError::MemoryLimit`] or [`GuestError::Start`].
-    pub async fn run(mut self) -> Result<u8, GuestError> {
-        let command = match self.command.pre.instantiate_async(&mut self.store).await {
-            Ok(command) => command,
-            Err(error) => return self.ended(&error, Stage::Start),
-        };
-        match command.wasi_cli_run().call_run(&mut self.store).await {
-            Ok(Ok(())) => Ok(0),
-            Ok(Err(())) => Ok(1),
-            Err(error) => self.ended(&error, Stage::Run),
+    /// [`GuestError::Trap`], [`GuestError::MemoryLimit`] or [`GuestError::Start`] of a guest that runs once;
+    /// [`GuestError::Listen`] of one that handles HTTP.
+    pub async fn run(self) -> Result<u8, GuestError> {
+        match self.kind {
+            Kind::Command(command, mut store) => match run_command(&command, &mut store).await {
+                Ok(Ok(())) => Ok(0),
+                Ok(Err(())) => Ok(1),
+                Err(failure) => failure.ended(store.data()),
+            },
+            Kind::Module(module, mut store) => match run_module(&module, &mut store).await {
+                Ok(()) => Ok(0),
+                Err(failure) => failure.ended(store.data()),
+            },
+            Kind::Proxy(server) => match server.run().await? {},
+        }
+    }
+}
+
+async fn run_command(command: &Command, store: &mut Store<GuestState>) -> Result<Result<(), ()>, Failure> {
+    let command = command
+        .pre
+        .instantiate_async(&mut *store)
+        .await
+        .map_err(Failure::start)?;
+    let ended = command.wasi_cli_run().call_run(store).await;
+    ended.map_err(Failure::run)
+}
+
+async fn run_module(module: &Module, store: &mut Store<GuestState>) -> Result<(), Failure> {
+    let instance = module
+        .pre
+        .instantiate_async(&mut *store)
+        .await
+        .map_err(Failure::start)?;
+    let start = instance
+        .get_typed_func::<(), ()>(&mut *store, "_start")
+        .map_err(Failure::start)?;
+    start.call_async(store, ()).await.map_err(Failure::run)
+}
+
+/// How the engine says that a guest did not return: also by leaving with an exit code.
+pub(crate) struct Failure {
+    error: Error,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy)]
+enum Stage {
+    Start,
+    Run,
+}
+
+impl Failure {
+    /// It came while the guest was made.
+    pub(crate) const fn start(error: Error) -> Self {
+        Self {
+            error,
+            stage: Stage::Start,
         }
     }
 
-    fn ended(&self, error: &Error, stage: Stage) -> Result<u8, GuestError> {
+    /// It came while the guest ran.
+    pub(crate) const fn run(error: Error) -> Self {
+        Self {
+            error,
+            stage: Stage::Run,
+        }
+    }
+
+    /// The guest's exit code, or why it has none.
+    pub(crate) fn ended(&self, state: &GuestState) -> Result<u8, GuestError> {
+        let error = &self.error;
         if let Some(I32Exit(code)) = error.downcast_ref() {
             // As for a native process, the low 8 bits are what the parent sees.
             return Ok(code.to_le_bytes()[0]);
         }
         let trap = error.downcast_ref::<Trap>();
         let reason = trap.map_or_else(|| cause(error), reason);
-        Err(match (self.store.data().limiter.refused(), stage) {
+        Err(match (state.refused(), self.stage) {
             (Some(refused), _) => GuestError::MemoryLimit { refused, reason },
             (None, Stage::Start) if trap.is_none() => GuestError::Start(reason),
             _ => GuestError::Trap {
@@ -175,12 +226,6 @@ impl Guest {
             },
         })
     }
-}
-
-#[derive(Clone, Copy)]
-enum Stage {
-    Start,
-    Run,
 }
 
 /// The error without the backtrace around it, on one line.

@@ -1,23 +1,31 @@
-//! Runs WASI 0.2 command components as functions of cwasi.
+//! Runs WebAssembly programs as functions of cwasi: command and HTTP components of WASI 0.2, and modules of WASI 0.1.
 //!
-//! - [`engine`]: wasmtime, set up once for every guest, and the way from bytes to a component that can run.
-//! - [`cache`]: compiled components on disk, by content digest.
+//! - [`engine`]: wasmtime, set up once for every guest, and the way from bytes to a program that can run.
+//! - [`program`]: what the engine can run.
+//! - [`code`]: machine code in an open file, which one process may prepare and another may run.
+//! - [`cache`]: machine code on disk, by content digest.
 //! - [`guest`]: what one guest is given, and how it ended.
+//! - [`http`]: serving a guest that handles HTTP.
 //! - [`limits`]: how much memory a guest may have.
 //! - [`network`]: which peers a guest may connect to.
 //! - [`preopen`]: which directories a guest sees.
 //! - [`enrol`]: the guest's process as a function of the node's agent.
-//! - [`signals`]: an orderly end on SIGTERM, SIGINT and SIGHUP.
+//! - [`signals`]: an orderly end on the signals that end a container.
 //! - [`exit`]: the exit codes.
 //! - [`cli`]: the command line of `cwasi-run`.
 
 pub mod cache;
 pub mod cli;
+pub mod code;
 pub mod engine;
 pub mod enrol;
 pub mod exit;
 pub mod guest;
+pub mod http;
 pub mod limits;
 pub mod network;
+mod outgoing;
 pub mod preopen;
+pub mod program;
 pub mod signals;
+mod state;

@@ -1,6 +1,8 @@
-//! An orderly end on SIGTERM, SIGINT and SIGHUP, whatever the guest is doing.
+//! An orderly end on SIGTERM, SIGINT, SIGHUP and SIGQUIT, whatever the guest is doing.
 //!
-//! A guest that computes never gives its thread back, so the signals are taken by a thread that does nothing else.
+//! A guest that computes never gives its thread back, so the signals are taken by a thread that does nothing else. They are
+//! blocked and waited for, not handled: so they also reach the first process of a pid namespace, for which the kernel drops
+//! every signal that it neither handles nor blocks, and a process that was started with them ignored.
 
 use std::thread;
 
@@ -8,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 
 /// The signals that end a guest.
-pub const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+pub const ENDING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
 /// Why signals cannot be taken.
 #[derive(Debug, thiserror::Error)]

@@ -152,7 +152,7 @@ fn guests_that_fail_are_unregistered_too() {
     assert_eq!(setup.request(), Request::Unregister { id: ID });
     assert!(!cgroup.exists());
 
-    let setup = Setup::new(&guests::core_module(), accepting);
+    let setup = Setup::new(&guests::module(""), accepting);
     Ended::from(setup.command(&[]).output().unwrap()).expect_line(112, "core module");
     assert!(
         setup.requests.try_recv().is_err(),

@@ -1,10 +1,12 @@
 //! The engine with and without a cache.
 
 use std::fs;
+use std::io::{Read, Seek};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use cwasi_shim::cache::{Cache, CacheError};
+use cwasi_shim::code::Code;
 use cwasi_shim::engine::{CacheFailure, Engine, LoadError, Origin};
 use sha2::{Digest, Sha256};
 
@@ -17,6 +19,14 @@ fn only_entry(dir: &Path) -> PathBuf {
         .collect();
     assert_eq!(entries.len(), 1, "{entries:?}");
     entries.into_iter().next().unwrap()
+}
+
+fn content(code: Code) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut file = code.into_file();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    bytes
 }
 
 fn load(cache: Option<&Cache>, wasm: &[u8]) -> Origin {
@@ -141,7 +151,7 @@ fn cache_that_cannot_be_written_stops_nothing() {
 }
 
 #[test]
-fn entries_are_only_their_owners() {
+fn entries_are_never_writable() {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::open(&dir.path().join("cache")).unwrap();
     load(Some(&cache), &guests::exits(3));
@@ -151,7 +161,7 @@ fn entries_are_only_their_owners() {
             .permissions()
             .mode()
             & 0o777,
-        0o600
+        0o444
     );
 }
 
@@ -159,16 +169,31 @@ fn entries_are_only_their_owners() {
 fn what_cannot_run_is_told_apart() {
     let engine = Engine::new().unwrap();
     let error = |wasm: &[u8]| engine.load(wasm, None).unwrap_err();
-    assert!(matches!(error(b""), LoadError::Invalid(_)));
-    assert!(matches!(error(b"\0asm"), LoadError::Invalid(_)));
-    assert!(matches!(error(b"#!/bin/sh\n"), LoadError::Invalid(_)));
+    let not_wasm = |bytes: &[u8]| match error(bytes) {
+        LoadError::NotWasm(what) => what,
+        other => panic!("{other}"),
+    };
+    assert!(not_wasm(b"").contains("empty"));
+    assert!(not_wasm(b"\x7fELF\x02\x01\x01").contains("ELF"));
+    assert!(not_wasm(b"#!/bin/sh\n").contains("script"));
+    assert!(not_wasm(b"(module)").contains("does not begin"));
     let whole = guests::exits(3);
+    let machine_code = content(engine.prepare(&whole, None).unwrap().code);
+    assert!(not_wasm(&machine_code).contains("machine code of a Wasm engine"));
+    assert!(matches!(error(b"\0asm"), LoadError::Invalid(_)));
     assert!(matches!(error(&whole[..whole.len() / 2]), LoadError::Invalid(_)));
-    assert!(matches!(error(&guests::core_module()), LoadError::CoreModule));
+    assert!(matches!(error(&guests::module("")), LoadError::NoStart));
+    let with_arguments = guests::module("(func (export \"_start\") (param i32))");
+    assert!(matches!(error(&with_arguments), LoadError::NoStart));
     assert!(matches!(error(&guests::library()), LoadError::NotCommand));
-    let missing = error(&guests::wants_a_stranger());
-    assert!(
-        matches!(&missing, LoadError::MissingImport(what) if what.contains("host:extra/clock")),
-        "{missing}"
-    );
+    for (wasm, name) in [
+        (guests::wants_a_stranger(), "host:extra/clock"),
+        (guests::module_that_wants_a_stranger(), "host:extra"),
+    ] {
+        let missing = error(&wasm);
+        assert!(
+            matches!(&missing, LoadError::MissingImport(what) if what.contains(name)),
+            "{missing}"
+        );
+    }
 }

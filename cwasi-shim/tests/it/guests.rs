@@ -243,7 +243,33 @@ pub(crate) fn library() -> Vec<u8> {
     )
 }
 
-/// A core module.
-pub(crate) fn core_module() -> Vec<u8> {
-    wat::parse_str(r#"(module (func (export "_start")))"#).unwrap()
+/// A core module of these items.
+pub(crate) fn module(items: &str) -> Vec<u8> {
+    wat::parse_str(format!("(module {items})")).unwrap_or_else(|error| panic!("{error}\n{items}"))
+}
+
+/// A module of WASI 0.1 that ends itself with `code`.
+pub(crate) fn module_that_exits(code: u8) -> Vec<u8> {
+    module(&format!(
+        r#"(import "wasi_snapshot_preview1" "proc_exit" (func $leave (param i32)))
+        (memory (export "memory") 1)
+        (func (export "_start") (call $leave (i32.const {code})))"#
+    ))
+}
+
+/// A module of WASI 0.1 that ends with 0, or 100 and the error of asking for a connection on its standard input.
+pub(crate) fn module_that_accepts() -> Vec<u8> {
+    module(
+        r#"(import "wasi_snapshot_preview1" "proc_exit" (func $leave (param i32)))
+        (import "wasi_snapshot_preview1" "sock_accept" (func $accept (param i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (func (export "_start") (local $error i32)
+            (local.set $error (call $accept (i32.const 0) (i32.const 0) (i32.const 0)))
+            (if (local.get $error) (then (call $leave (i32.add (i32.const 100) (local.get $error))))))"#,
+    )
+}
+
+/// A module that imports what no host of WASI has.
+pub(crate) fn module_that_wants_a_stranger() -> Vec<u8> {
+    module(r#"(import "host:extra" "tick" (func $tick)) (func (export "_start") (call $tick))"#)
 }

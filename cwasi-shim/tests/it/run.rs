@@ -5,8 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Stdio;
 
-use cwasi_shim::exit;
-use nix::sys::signal::Signal;
+use cwasi_shim::{exit, signals};
 
 use crate::guests;
 use crate::runner::{Ended, Runner, Running};
@@ -22,16 +21,17 @@ fn exit_codes_of_the_guest_are_passed_on() {
 
 #[test]
 fn what_cannot_run_has_its_code_and_line() {
-    Runner::new(b"hello")
-        .run_plain()
-        .expect_line(exit::INVALID, "not valid WebAssembly");
+    Runner::new(b"hello").run_plain().expect_line(
+        exit::INVALID,
+        "app.wasm: not WebAssembly: the file does not begin",
+    );
     let whole = guests::exits(0);
     Runner::new(&whole[..whole.len() - 9])
         .run_plain()
         .expect_line(exit::INVALID, "app.wasm: not valid WebAssembly");
-    Runner::new(&guests::core_module())
+    Runner::new(&guests::module(""))
         .run_plain()
-        .expect_line(exit::CORE_MODULE, "wasm32-wasip2");
+        .expect_line(exit::NO_START, "`_start`");
     Runner::new(&guests::library())
         .run_plain()
         .expect_line(exit::NOT_COMMAND, "wasi:cli/run");
@@ -213,7 +213,7 @@ fn changed_cache_entry_is_told_and_replaced() {
 fn signals_end_a_guest_that_computes_and_one_that_waits() {
     for wasm in [guests::spins(), guests::waits()] {
         let runner = Runner::new(&wasm);
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        for signal in signals::ENDING {
             let mut command = runner.command(&["--no-agent"]);
             let running = Running::start(command.arg(runner.wasm()).stdin(Stdio::piped()));
             running.signal(signal);

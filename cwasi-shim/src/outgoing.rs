@@ -1,0 +1,254 @@
+//! HTTP requests that a guest sends, within its network policy.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::http::uri::{Authority, Scheme};
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+use wasmtime_wasi::runtime;
+use wasmtime_wasi::sockets::SocketAddrUse;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+use crate::network::{NetworkPolicy, Refusals};
+
+/// Bound of each step of a request for which the guest sets none, as in wasmtime's own client.
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// What a response's connection ends with.
+type ConnectionEnd = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+/// Sends the requests of one guest.
+pub(crate) struct Outgoing {
+    network: Arc<NetworkPolicy>,
+    refusals: Refusals,
+}
+
+impl Outgoing {
+    pub(crate) fn new(network: NetworkPolicy, refusals: Refusals) -> Self {
+        Self {
+            network: Arc::new(network),
+            refusals,
+        }
+    }
+}
+
+impl WasiHttpHooks for Outgoing {
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _processed: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, ConnectionEnd), Error>> + Send> {
+        let peers = Peers {
+            network: Arc::clone(&self.network),
+            refusals: self.refusals.clone(),
+        };
+        Box::new(send(peers, request, options.unwrap_or_default()))
+    }
+}
+
+async fn send(
+    peers: Peers,
+    mut request: Request<WasiBody>,
+    options: RequestOptions,
+) -> Result<(Response<WasiBody>, ConnectionEnd), Error> {
+    let uri = request.uri();
+    let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
+    let target = Target::new(authority, uri.scheme() == Some(&Scheme::HTTPS));
+    let limit = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
+    let (mut sender, connection) = timeout(limit, async {
+        let stream = target.connect(&peers).await?;
+        Ok::<_, Error>(hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?)
+    })
+    .await
+    .map_err(|_| Error::ConnectionTimeout)??;
+    let connection = runtime::spawn(connection);
+
+    // Scheme and authority in the request line are for proxies.
+    let path = uri.path_and_query().cloned();
+    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    let limit = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
+    let response = timeout(limit, sender.send_request(request))
+        .await
+        .map_err(|_| Error::ConnectionReadTimeout)??;
+    let limit = options.between_bytes_timeout.unwrap_or(DEFAULT_TIMEOUT);
+    let response = response.map(|body| TimedBody::new(body, limit).boxed_unsync());
+    Ok((
+        response,
+        Box::new(async move { connection.await.map_err(Error::from) }),
+    ))
+}
+
+/// Where a request goes.
+struct Target {
+    host: String,
+    port: u16,
+    https: bool,
+}
+
+impl Target {
+    fn new(authority: &Authority, https: bool) -> Self {
+        let host = authority.host();
+        let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        Self {
+            host: unbracketed.unwrap_or(host).to_owned(),
+            port: authority.port_u16().unwrap_or(if https { 443 } else { 80 }),
+            https,
+        }
+    }
+
+    async fn connect(&self, peers: &Peers) -> Result<Box<dyn Stream>, Error> {
+        let stream = peers.connect(&self.addresses().await?).await?;
+        if !self.https {
+            return Ok(Box::new(stream));
+        }
+        let name = ServerName::try_from(self.host.clone()).map_err(|_| Error::HttpRequestUriInvalid)?;
+        let stream = TlsConnector::from(tls()?).connect(name, stream).await;
+        Ok(Box::new(stream.map_err(tls_error)?))
+    }
+
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
+        if let Ok(address) = self.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, self.port)]);
+        }
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
+        let found = found.map_err(|error| Error::DnsError {
+            rcode: Some(error.to_string()),
+            info_code: None,
+        })?;
+        Ok(found.collect())
+    }
+}
+
+/// The peers that the guest may choose.
+struct Peers {
+    network: Arc<NetworkPolicy>,
+    refusals: Refusals,
+}
+
+impl Peers {
+    /// Connects to the first of `addresses` that is permitted and answers. Judged are the addresses themselves, after the
+    /// lookup: a name can lead anywhere.
+    async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+        let mut failure = Error::DestinationNotFound;
+        let (permitted, refused): (Vec<SocketAddr>, Vec<SocketAddr>) = addresses
+            .iter()
+            .copied()
+            .partition(|address| self.network.permits(*address, SocketAddrUse::TcpConnect));
+        if permitted.is_empty() {
+            refused.into_iter().for_each(|address| self.refusals.add(address));
+            return Err(match addresses {
+                [] => failure,
+                _ => Error::DestinationIpProhibited,
+            });
+        }
+        for address in permitted {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    // Small requests must not wait for the acknowledgement of the ones before.
+                    stream.set_nodelay(true).map_err(Error::Connect)?;
+                    return Ok(stream);
+                }
+                Err(error) => failure = connect_error(error),
+            }
+        }
+        Err(failure)
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+fn connect_error(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Error::ConnectionRefused,
+        io::ErrorKind::TimedOut => Error::ConnectionTimeout,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Error::DestinationIpUnroutable,
+        _ => Error::Connect(error),
+    }
+}
+
+fn tls_error(error: io::Error) -> Error {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(_)) => Error::TlsCertificateError,
+        _ => Error::Tls(error),
+    }
+}
+
+/// TLS as Mozilla's root certificates allow it: a guest's root filesystem rarely has any.
+fn tls() -> Result<Arc<ClientConfig>, Error> {
+    static CONFIG: OnceLock<Result<Arc<ClientConfig>, rustls::Error>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| {
+        let roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.into(),
+        };
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Arc::new(config))
+    });
+    config
+        .clone()
+        .map_err(|error| Error::InternalError(Some(error.to_string())))
+}
+
+/// A body whose parts must not be further apart than a limit.
+struct TimedBody {
+    body: Incoming,
+    limit: Duration,
+    next: Pin<Box<Sleep>>,
+}
+
+impl TimedBody {
+    fn new(body: Incoming, limit: Duration) -> Self {
+        Self {
+            body,
+            limit,
+            next: Box::pin(sleep(limit)),
+        }
+    }
+}
+
+impl Body for TimedBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            let deadline = Instant::now() + self.limit;
+            self.next.as_mut().reset(deadline);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));
+        }
+        ready!(self.next.as_mut().poll(context));
+        Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

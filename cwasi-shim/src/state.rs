@@ -1,0 +1,105 @@
+//! The host's side of one guest: what its calls work on.
+
+use std::sync::Arc;
+
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::engine::one_line;
+use crate::guest::{GuestConfig, GuestError};
+use crate::limits::{Budget, MemoryLimiter, Refused};
+use crate::outgoing::Outgoing;
+
+/// Where guests that ask no host look for their working directory: Go's and Python's do; shells and runc set it.
+const WORKING_DIRECTORY: &str = "PWD";
+
+/// The host's side of one guest.
+pub(crate) struct GuestState {
+    // WASI 0.2 and 0.1 work on the same context.
+    wasi: WasiP1Ctx,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    limiter: MemoryLimiter,
+}
+
+impl GuestState {
+    /// A store for a guest that is given what `config` says, and takes its memory from `budget`.
+    pub(crate) fn store(
+        engine: &Engine,
+        config: &GuestConfig,
+        budget: &Arc<Budget>,
+    ) -> Result<Store<Self>, GuestError> {
+        let state = Self {
+            wasi: context(config)?.build_p1(),
+            http: WasiHttpCtx::new(),
+            outgoing: Outgoing::new(config.network.clone(), config.refusals.clone()),
+            limiter: MemoryLimiter::new(Arc::clone(budget)),
+        };
+        let mut store = Store::new(engine, state);
+        store.limiter(|state| &mut state.limiter);
+        Ok(store)
+    }
+
+    /// What WASI 0.1 works on.
+    pub(crate) const fn p1(&mut self) -> &mut WasiP1Ctx {
+        &mut self.wasi
+    }
+
+    /// The first growth of memory that was refused.
+    pub(crate) const fn refused(&self) -> Option<Refused> {
+        self.limiter.refused()
+    }
+}
+
+impl WasiView for GuestState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
+}
+
+impl WasiHttpView for GuestState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: self.wasi.ctx().table,
+            hooks: &mut self.outgoing,
+        }
+    }
+}
+
+fn context(config: &GuestConfig) -> Result<WasiCtxBuilder, GuestError> {
+    let mut wasi = WasiCtxBuilder::new();
+    // One thread runs the guest: its file calls need no other thread to wait on.
+    wasi.allow_blocking_current_thread(true);
+    wasi.inherit_stdio().args(&config.args).envs(&config.env);
+    if let Some(cwd) = &config.cwd {
+        wasi.initial_cwd(cwd);
+        if config.env.iter().all(|(name, _)| name != WORKING_DIRECTORY) {
+            wasi.env(WORKING_DIRECTORY, cwd);
+        }
+    }
+    for preopen in &config.preopens {
+        let perms = if preopen.read_only {
+            FsPerms::ReadOnly
+        } else {
+            FsPerms::ReadWrite
+        };
+        wasi.preopened_dir(&preopen.host, &preopen.guest, perms)
+            .map_err(|error| GuestError::Preopen {
+                host: preopen.host.display().to_string(),
+                reason: one_line(&error),
+            })?;
+    }
+    let (network, refusals) = (Arc::new(config.network.clone()), config.refusals.clone());
+    wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
+    wasi.socket_addr_check(move |address, used_for| {
+        let permitted = network.permits(address, used_for);
+        if !permitted {
+            refusals.add(address);
+        }
+        Box::pin(std::future::ready(permitted))
+    });
+    Ok(wasi)
+}
