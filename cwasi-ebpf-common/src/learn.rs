@@ -1,8 +1,8 @@
 //! Which destinations are worth enrolling: a pure function of what their closed connections gained.
 //!
 //! An enrolled socket costs its enrolment (psock, map entries) and pays back with each redirected message. Connections of
-//! one request each, streams of small writes and sendfile do not pay back. Each end of a closed connection adds what its
-//! direction gained to the destination's [`Record`]; a destination in the red is left alone, but for a probe now and then.
+//! one request each and streams of small writes do not pay back. Each end of a closed connection adds what its direction
+//! gained to the destination's [`Record`]; a destination in the red is left alone, but for a probe now and then.
 
 /// What is remembered of a destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,20 +29,16 @@ pub const PROBE_EVERY: u32 = 64;
 pub const ENROLMENT_COST: i64 = 8;
 /// What a message of a stream of small writes costs.
 pub const SMALL_COST: i64 = 2;
-/// What a message sent by sendfile costs: TCP moves its pages, sk_msg copies them.
-pub const SPLICE_COST: i64 = 8;
 /// The most that one direction of one connection counts, either way: one giant must not outvote hundreds.
 pub const LIMIT: i64 = 256;
 
 /// What one end of a closed connection sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// Messages redirected, sendfile's included.
+    /// Messages redirected.
     pub redirected: u64,
     /// Messages that were part of a stream of small writes.
-    pub small: u32,
-    /// Messages sent by sendfile.
-    pub spliced: u32,
+    pub small: u64,
 }
 
 impl Sent {
@@ -50,14 +46,9 @@ impl Sent {
     #[must_use]
     #[inline(always)]
     pub fn gain(self) -> i64 {
-        let spliced = i64::from(self.spliced);
-        let redirected = if self.redirected > LIMIT.unsigned_abs() * 4 {
-            LIMIT * 4
-        } else {
-            self.redirected.cast_signed()
-        };
-        let gain = redirected - spliced * (1 + SPLICE_COST) - i64::from(self.small) * SMALL_COST;
-        gain.clamp(-LIMIT, LIMIT)
+        // No real count is larger, and none so large overflows.
+        let count = |messages: u64| messages.min(1 << 48).cast_signed();
+        (count(self.redirected) - count(self.small) * SMALL_COST).clamp(-LIMIT, LIMIT)
     }
 }
 

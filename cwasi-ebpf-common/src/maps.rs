@@ -3,7 +3,7 @@
 use crate::reason::REASONS;
 
 /// Version of everything that pinned maps hold; part of the name of the bpffs directory.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Names of the maps, as pinned.
 pub mod names {
@@ -282,6 +282,8 @@ pub struct Flow {
     pub established_ns: u64,
     /// Messages that the peer had sent when this end last sent one.
     pub peer_messages: u64,
+    /// Messages that were part of a stream of small writes.
+    pub small_messages: u64,
     /// What this end sent.
     pub sent: Counters,
     /// The handshake, with this end's role.
@@ -298,10 +300,6 @@ pub struct Flow {
     pub streak: u32,
     /// Bytes redirected since the peer's queue was last seen empty.
     pub since_empty: u32,
-    /// Messages that were part of a stream of small writes.
-    pub small_messages: u32,
-    /// Messages sent by sendfile.
-    pub spliced_messages: u32,
     /// The [`Sockets`] of the function.
     pub sockets: u32,
     /// Changes to TCP, by [`crate::reason::Reason`].
@@ -327,6 +325,7 @@ impl Flow {
         peer_sock: 0,
         established_ns: 0,
         peer_messages: 0,
+        small_messages: 0,
         sent: Counters::EMPTY,
         pair: PairKey {
             active: 0,
@@ -339,8 +338,6 @@ impl Flow {
         reason: 0,
         streak: 0,
         since_empty: 0,
-        small_messages: 0,
-        spliced_messages: 0,
         sockets: 0,
         fallbacks: [0; REASONS],
         local_addr: [0; 16],
@@ -469,7 +466,7 @@ mod pod {
         Destination = DESTINATION,
         PairEnd = 4 * 4 + 2 * 8 + DESTINATION,
         Counters = COUNTERS,
-        Flow = 6 * 8 + COUNTERS + (3 + 9 + REASONS) * 4 + 2 * 16 + 2 * 4 + DESTINATION,
+        Flow = 7 * 8 + COUNTERS + (3 + 7 + REASONS) * 4 + 2 * 16 + 2 * 4 + DESTINATION,
         TrafficKey = 2 * 4,
         TrafficEntry = COUNTERS + 8 + REASONS * 8,
         Event = 2 * 4 + 2 * 8 + 2 * 4 + 2 * 16 + 2 * 4 + COUNTERS,

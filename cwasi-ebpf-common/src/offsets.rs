@@ -66,18 +66,12 @@ pub struct Offsets {
     pub psock_msg_tot_len: u32,
     /// `struct sk_psock`: `ingress_msg`, a `struct list_head`.
     pub psock_ingress_msg: u32,
-    /// `struct task_struct`: `splice_pipe`.
-    pub task_splice_pipe: u32,
-    /// `struct pipe_inode_info`: `head`, 4 bytes.
-    pub pipe_head: u32,
-    /// `struct pipe_inode_info`: `tail`, 4 bytes.
-    pub pipe_tail: u32,
     /// The [`QueueMeasure`] in use.
     pub measure: u32,
 }
 
 #[cfg(feature = "user")]
-const _: () = assert!(size_of::<Offsets>() == 21 * 4);
+const _: () = assert!(size_of::<Offsets>() == 18 * 4);
 #[cfg(feature = "user")]
 #[expect(
     unsafe_code,

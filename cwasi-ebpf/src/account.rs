@@ -91,7 +91,6 @@ pub fn learn(flow: &Flow) {
     let sent = Sent {
         redirected: flow.sent.redirect_messages,
         small: flow.small_messages,
-        spliced: flow.spliced_messages,
     };
     let active = flow.pair.role == Role::Active as u32;
     // SAFETY: the record may be replaced while it is read; it is a hint, and any mix of two records is one too.

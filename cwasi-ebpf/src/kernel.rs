@@ -1,6 +1,6 @@
 //! Reads of kernel memory, by the offsets of the running kernel. Every read may fail: a stale address is an answer, not a fault.
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use aya_ebpf::helpers::bpf_probe_read_kernel;
 use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure};
 
 use crate::maps::offsets;
@@ -109,20 +109,5 @@ impl Sock {
             0 => None,
             psock => Some(psock),
         }
-    }
-}
-
-/// Whether the current task is inside sendfile: the pipe that the kernel keeps for it is not empty.
-#[inline(always)]
-pub fn in_sendfile() -> bool {
-    let offsets = offsets();
-    if offsets.task_splice_pipe == 0 {
-        return false;
-    }
-    // SAFETY: takes no arguments and touches no memory.
-    let task = unsafe { bpf_get_current_task() };
-    match read::<u64>(task, offsets.task_splice_pipe) {
-        None | Some(0) => false,
-        Some(pipe) => read::<u32>(pipe, offsets.pipe_head) != read::<u32>(pipe, offsets.pipe_tail),
     }
 }

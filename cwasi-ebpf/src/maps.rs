@@ -67,9 +67,6 @@ static OFFSETS: Offsets = Offsets {
     tcp_nonagle_mask: 0,
     psock_msg_tot_len: 0,
     psock_ingress_msg: 0,
-    task_splice_pipe: 0,
-    pipe_head: 0,
-    pipe_tail: 0,
     measure: 0,
 };
 

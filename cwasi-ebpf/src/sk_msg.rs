@@ -8,7 +8,7 @@ use cwasi_ebpf_common::offsets::QueueMeasure;
 use cwasi_ebpf_common::reason::Reason;
 use cwasi_ebpf_common::redirect::{Observe, State, Streak, decide};
 
-use crate::kernel::{Sock, in_sendfile};
+use crate::kernel::Sock;
 use crate::maps::{CONFIG, FLOWS, LISTENERS, SOCKETS, offsets};
 use crate::sock_ops::take_end;
 
@@ -16,8 +16,6 @@ use crate::sock_ops::take_end;
 const PATIENCE: u64 = 64;
 /// Messages of an accepted socket at which its mode is looked at.
 const FIRST: u64 = 4;
-/// sendfile moves whole pages: shorter messages need not be asked about.
-const PAGE: u32 = 4096;
 
 /// Decides on one message, under the sender's lock.
 #[inline(always)]
@@ -35,9 +33,6 @@ pub fn handle(ctx: SkMsgContext) {
 
     let bytes = ctx.size();
     let small_stream = is_small_stream(flow, config, bytes);
-    if bytes >= PAGE && in_sendfile() {
-        flow.spliced_messages += 1;
-    }
 
     let seen = Seen {
         flow,

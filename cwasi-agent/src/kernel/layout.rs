@@ -31,10 +31,6 @@ pub(super) fn offsets(btf: &Btf, measure: QueueMeasure) -> Result<Offsets, Plane
         tcp_nonagle_mask: mask(nonagle.bitfield_bits),
         psock_msg_tot_len: optional(btf, "sk_psock", "msg_tot_len"),
         psock_ingress_msg: bytes(btf, "sk_psock", "ingress_msg")?,
-        // Without these sendfile looks like any other write.
-        task_splice_pipe: optional(btf, "task_struct", "splice_pipe"),
-        pipe_head: optional(btf, "pipe_inode_info", "head"),
-        pipe_tail: optional(btf, "pipe_inode_info", "tail"),
         measure: measure as u32,
     };
     match measure {
