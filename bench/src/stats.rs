@@ -1,4 +1,4 @@
-//! Medians, their spread, and ratios of paired rounds.
+//! Medians, their spread, and ratios of paired rounds; the order within a round.
 
 use serde::Serialize;
 
@@ -35,6 +35,14 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted
+}
+
+/// Everything that is measured in a round once, beginning with another in each round: none always runs on what the same other
+/// left behind.
+#[must_use]
+pub fn rotated<T, const N: usize>(mut all: [T; N], round: usize) -> [T; N] {
+    all.rotate_left(round.checked_rem(N).unwrap_or(0));
+    all
 }
 
 /// A ratio of two measurements that were taken in the same rounds.
@@ -86,6 +94,13 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    fn rounds_begin_in_turn() {
+        assert_eq!(rotated([1, 2, 3], 0), [1, 2, 3]);
+        assert_eq!(rotated([1, 2, 3], 4), [2, 3, 1]);
+        assert_eq!(rotated([0; 0], 1), [0; 0]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::error::IoContext;
-use crate::{Error, Result};
+use crate::{Error, Result, stats};
 
 /// How both peers of a workload run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +23,10 @@ impl Mode {
     /// All modes.
     pub const ALL: [Self; 3] = [Self::Plain, Self::Off, Self::Kernel];
 
-    /// Every mode once, beginning with another in each round: none always runs on what the same other left behind.
+    /// Every mode once, in the order of a round.
     #[must_use]
     pub fn order(round: usize) -> [Self; 3] {
-        let mut order = Self::ALL;
-        order.rotate_left(round % Self::ALL.len());
-        order
+        stats::rotated(Self::ALL, round)
     }
 
     /// Its place in [`Mode::ALL`].

@@ -29,12 +29,10 @@ impl Path {
     /// All paths.
     pub const ALL: [Self; 3] = [Self::Kernel, Self::Tcp, Self::Service];
 
-    /// Every path once, beginning with another in each round.
+    /// Every path once, in the order of a round.
     #[must_use]
     pub fn order(round: usize) -> [Self; 3] {
-        let mut order = Self::ALL;
-        order.rotate_left(round % Self::ALL.len());
-        order
+        stats::rotated(Self::ALL, round)
     }
 
     /// Its name for people.
