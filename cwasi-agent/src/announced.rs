@@ -94,19 +94,12 @@ impl Announced {
         let mut problems = Vec::new();
         let announcements = &self.announcements;
         self.functions.retain(|(key, spec)| {
-            // A launcher makes the cgroup before it announces the function: a new announcement under this key is not over.
-            let removed = is_over(spec).then(|| announcements.remove(key));
-            match removed {
-                None => true,
-                Some(Ok(())) => {
-                    info!(key, "announcement removed: its cgroup is gone");
-                    false
-                }
-                Some(Err(error)) => {
+            let removed = is_over(spec)
+                && remove_finished(announcements, key, spec).unwrap_or_else(|error| {
                     problems.push(error);
-                    true
-                }
-            }
+                    false
+                });
+            !removed
         });
         problems
     }
@@ -125,6 +118,23 @@ impl Announced {
             return Ok(());
         }
         agent.register(candidate, Process::UNSEEN).map(drop)
+    }
+}
+
+/// Removes the announcement of a function that has ended, unless the key is another's by now. Returns whether it is gone.
+fn remove_finished(
+    announcements: &Announcements,
+    key: &str,
+    spec: &FunctionSpec,
+) -> Result<bool, AnnounceError> {
+    match announcements.get(key)? {
+        // A launcher makes the cgroup before it announces the function: without one, this is not a new announcement.
+        Some(now) if now == *spec && is_over(spec) => {
+            announcements.remove(key)?;
+            info!(key, "announcement removed: its cgroup is gone");
+            Ok(true)
+        }
+        now => Ok(now.is_none()),
     }
 }
 
@@ -321,6 +331,19 @@ mod tests {
         assert_eq!(bench.announcements.get("goes").unwrap(), None);
         lock(&bench.agent).sweep_functions();
         assert_eq!(bench.names(), [(2, "stays".to_owned())]);
+        // The key is another's by now, and that was not read yet.
+        let before = bench.spec("before", &b);
+        let gone = FunctionSpec {
+            cgroup: before
+                .cgroup
+                .as_ref()
+                .map(|path| path.with_file_name("announced-was")),
+            ..before
+        };
+        assert!(is_over(&gone));
+        assert!(!remove_finished(&bench.announcements, "stays", &gone).unwrap());
+        assert!(remove_finished(&bench.announcements, "goes", &gone).unwrap());
+        assert_eq!(bench.files(), 2);
         b.close().unwrap();
         // A new agent, which has never seen the function.
         fs::remove_dir_all(bench.dir.path().join("state")).unwrap();
