@@ -1,4 +1,4 @@
-//! The wasm32-wasip2 sysroot that the committed guests are built with: Debian's wasi-libc, unpacked privately.
+//! The sysroots of WASI 0.1 and 0.2 that the committed guests are built with: Debian's wasi-libc, unpacked privately.
 
 use crate::Result;
 use crate::debian::Package;
@@ -18,7 +18,12 @@ const BUILTINS: Package = Package {
     suite: "bookworm",
 };
 
-/// The pieces of the sysroot.
+/// The target of components.
+pub const WASIP2: &str = "wasm32-wasip2";
+/// The target of modules.
+pub const WASIP1: &str = "wasm32-wasip1";
+
+/// The pieces of the sysroots.
 #[derive(Debug, Clone)]
 pub struct Sysroot {
     libc: PathBuf,
@@ -37,22 +42,28 @@ impl Sysroot {
         })
     }
 
-    /// The directory of the C headers.
+    /// The directory of the C headers for components.
     #[must_use]
     pub fn include(&self) -> PathBuf {
-        self.libc.join("include/wasm32-wasip2")
+        self.libc.join("include").join(WASIP2)
     }
 
-    /// The directory of libc and its parts.
+    /// The directory of libc and its parts for `target`.
     #[must_use]
-    pub fn lib(&self) -> PathBuf {
-        self.libc.join("lib/wasm32-wasip2")
+    pub fn lib(&self, target: &str) -> PathBuf {
+        self.libc.join("lib").join(target)
     }
 
-    /// The start object of a command.
+    /// The start object of a command of `target`.
     #[must_use]
-    pub fn crt(&self) -> PathBuf {
-        self.lib().join("crt1-command.o")
+    pub fn crt(&self, target: &str) -> PathBuf {
+        self.lib(target).join("crt1-command.o")
+    }
+
+    /// The start object of what has no main function.
+    #[must_use]
+    pub fn reactor_crt(&self, target: &str) -> PathBuf {
+        self.lib(target).join("crt1-reactor.o")
     }
 
     /// The compiler's own library for C; Rust brings its own.

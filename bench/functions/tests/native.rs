@@ -195,6 +195,43 @@ fn a_picture_goes_through_the_workflow() {
 }
 
 #[test]
+fn inspect_tells_what_it_finds() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "content").unwrap();
+    let (dir, file) = (directory.path().to_str().unwrap(), file.to_str().unwrap());
+    let missing = format!("{dir}/missing/file");
+    let arguments = [
+        "--list",
+        dir,
+        "--read",
+        file,
+        "--write",
+        &missing,
+        "--allocate",
+        "2",
+        "--exit",
+        "7",
+    ];
+    let output = Command::new(env!("CARGO_BIN_EXE_inspect"))
+        .args(arguments)
+        .env_clear()
+        .env("A", "1")
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["args"].as_array().unwrap()[1..], arguments);
+    assert_eq!(told["env"], serde_json::json!({"A": "1"}));
+    assert_eq!(told["cwd"], "/");
+    assert_eq!(told["list"], serde_json::json!(["file"]));
+    assert_eq!(told["read"], "content");
+    assert_eq!(told["write"]["errno"], 2);
+    assert_eq!(told["allocated_mib"], 2);
+}
+
+#[test]
 fn mistakes_are_one_line_and_tell_usage_from_failure() {
     for (program, arguments, code, says) in [
         (ECHO, &["127.0.0.1:0", "--conections", "1"][..], 2, "--conections"),

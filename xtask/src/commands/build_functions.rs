@@ -1,29 +1,27 @@
-//! `build-functions`: the guests, built reproducibly into the components that are committed beside them.
+//! `build-functions`: the guests, built reproducibly into the components and modules that are committed beside them.
 
 use crate::error::FileContext;
 use crate::rust_src::RustSrc;
 use crate::toolchain::{Toolchain, encode_flags, remap_flags};
-use crate::wasi::Sysroot;
+use crate::wasi::{Sysroot, WASIP1, WASIP2};
 use crate::{Error, Result, apt, committed, paths, process, rustc_wrapper};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The guests' workspace and the directory of the committed components in it.
+/// The guests' workspace and the directory of what is committed in it.
 const FUNCTIONS: &str = "bench/functions";
 const PREBUILT: &str = "bench/functions/prebuilt";
-
-const TARGET: &str = "wasm32-wasip2";
 
 /// The C compiler of the committed component; another version gives other bytes.
 const CLANG: &str = "clang-14";
 const CLANG_VERSION: &str = "14.0.6";
 
-/// Builds the guest functions and refreshes the committed components bench/functions/prebuilt/*.wasm.
+/// Builds the guest functions and refreshes what is committed as bench/functions/prebuilt/*.wasm.
 ///
 /// The build is byte-reproducible: rustc 1.95.0 with the standard library built from source (found as for build-ebpf),
 /// clang 14.0.6 and Debian's wasi-libc, unpacked privately into ~/.cache/cwasi (CWASI_CACHE). Where these cannot be
-/// had, the Rust guests are built with rustup's wasm32-wasip2 target when it is installed: they work the same, with
+/// had, the Rust guests are built with rustup's wasm32-wasip2 and wasm32-wasip1 when these are installed: they work the same, with
 /// other bytes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -68,8 +66,8 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// A built component: its file's name and where it is.
-type Component = (String, PathBuf);
+/// A built guest: its file's name and where it is.
+type Function = (String, PathBuf);
 
 fn target_dir() -> PathBuf {
     paths::target_dir().join("guests")
@@ -86,15 +84,14 @@ impl Rust {
     fn find(only_pinned: bool) -> Result<Self> {
         let toolchain = Toolchain::find()?;
         let pinned = RustSrc::find(&toolchain).and_then(|rust_src| Ok((rust_src, Sysroot::find()?)));
-        let has_target = toolchain.lib_dir().join("rustlib").join(TARGET).is_dir();
         match pinned {
             Ok(pinned) => Ok(Self {
                 toolchain,
                 pinned: Some(pinned),
             }),
-            Err(reason @ Error::Missing { .. }) if has_target && !only_pinned => {
+            Err(reason @ Error::Missing { .. }) if has_target(&toolchain, WASIP2) && !only_pinned => {
                 eprintln!(
-                    "note: built with rustup's {TARGET}, do not commit: bytes differ without the pinned sysroot ({reason})"
+                    "note: built with rustup's {WASIP2}, do not commit: bytes differ without the pinned sysroot ({reason})"
                 );
                 Ok(Self {
                     toolchain,
@@ -105,22 +102,53 @@ impl Rust {
         }
     }
 
-    fn build(&self, locked: bool) -> Result<Vec<Component>> {
+    fn build(&self, locked: bool) -> Result<Vec<Function>> {
+        let mut built = self.cargo(WASIP2, Start::Command, &["--bins"], locked)?;
+        // Without a main function, it is no executable to cargo.
+        self.cargo(WASIP2, Start::Reactor, &["--package", "http"], locked)?;
+        built.push((
+            "http.wasm".to_owned(),
+            target_dir().join(WASIP2).join("release/http.wasm"),
+        ));
+        if self.has(WASIP1) {
+            let modules = self.cargo(WASIP1, Start::Command, &["--bin", "inspect"], locked)?;
+            built.extend(
+                modules
+                    .into_iter()
+                    .map(|(name, path)| (name.replace(".wasm", "-p1.wasm"), path)),
+            );
+        } else {
+            println!("skipped: inspect-p1.wasm: rustup's {WASIP1} is not installed");
+        }
+        Ok(built)
+    }
+
+    /// Whether this can build for `target`.
+    fn has(&self, target: &str) -> bool {
+        self.pinned.is_some() || has_target(&self.toolchain, target)
+    }
+
+    fn cargo(&self, target: &str, start: Start, what: &[&str], locked: bool) -> Result<Vec<Function>> {
         let mut cargo = self.toolchain.cargo();
         cargo
-            .args(["build", "--release", "--bins", "--target", TARGET, "--target-dir"])
+            .args(["build", "--release", "--target", target, "--target-dir"])
             .arg(target_dir())
             .arg("--message-format=json-render-diagnostics")
+            .args(what)
             .current_dir(paths::root().join(FUNCTIONS));
         if locked {
             cargo.arg("--locked");
         }
         if let Some((rust_src, sysroot)) = &self.pinned {
+            let crt = match start {
+                Start::Command => sysroot.crt(target),
+                Start::Reactor => sysroot.reactor_crt(target),
+            };
             let mut flags = remap_flags(&target_dir(), &rust_src.library)?;
             flags.extend([
                 "-Clink-self-contained=no".to_owned(),
-                format!("-Clink-arg={}", sysroot.crt().display()),
-                format!("-Lnative={}", sysroot.lib().display()),
+                format!("-Clink-arg={}", crt.display()),
+                format!("-Lnative={}", sysroot.lib(target).display()),
             ]);
             cargo
                 .arg("-Zbuild-std=std,panic_abort")
@@ -132,6 +160,19 @@ impl Rust {
         let named = |path: PathBuf| Some((path.file_name()?.to_str()?.to_owned(), path));
         Ok(executables.into_iter().filter_map(named).collect())
     }
+}
+
+/// How a guest begins.
+#[derive(Clone, Copy)]
+enum Start {
+    /// With a main function.
+    Command,
+    /// With each call of what it exports.
+    Reactor,
+}
+
+fn has_target(toolchain: &Toolchain, target: &str) -> bool {
+    toolchain.lib_dir().join("rustlib").join(target).is_dir()
 }
 
 /// What the C guest is built with.
@@ -159,7 +200,7 @@ impl C {
         })
     }
 
-    fn build(&self) -> Result<Component> {
+    fn build(&self) -> Result<Function> {
         let name = "echo-c.wasm";
         let directory = target_dir().join("c");
         fs::create_dir_all(&directory).file("create", &directory)?;
@@ -186,9 +227,9 @@ impl C {
             Command::new(self.toolchain.tool("wasm-component-ld"))
                 .arg("--wasm-ld-path")
                 .arg(self.toolchain.tool("gcc-ld").join("wasm-ld"))
-                .arg(self.sysroot.crt())
+                .arg(self.sysroot.crt(WASIP2))
                 .arg(&object)
-                .arg(format!("-L{}", self.sysroot.lib().display()))
+                .arg(format!("-L{}", self.sysroot.lib(WASIP2).display()))
                 .arg("-lc")
                 .arg(self.sysroot.builtins())
                 .args(["--strip-all", "-o"])
