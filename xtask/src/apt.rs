@@ -67,7 +67,11 @@ fn is_installed(package: &str) -> bool {
 
 /// Under systemd a package enables its service for the next boot even when it may not start it now.
 fn disable_services(installed: &[&str]) -> Result<()> {
-    const SERVICES: [(&str, &str); 2] = [("redis-server", "redis-server"), ("nginx-light", "nginx")];
+    const SERVICES: [(&str, &str); 3] = [
+        ("containerd", "containerd"),
+        ("redis-server", "redis-server"),
+        ("nginx-light", "nginx"),
+    ];
     if !Path::new("/run/systemd/system").exists() {
         return Ok(());
     }

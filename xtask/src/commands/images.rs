@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The directory of the committed components.
-const PREBUILT: &str = "bench/functions/prebuilt";
+pub const PREBUILT: &str = "bench/functions/prebuilt";
 
 /// Writes the guest functions as container images, without a registry and without Docker.
 ///
@@ -122,16 +122,8 @@ fn known() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The name of a function's image: each form has a tag of its own, so that all can be imported side by side.
-fn reference(name: &str, form: Form) -> String {
-    match form {
-        Form::Rootfs => format!("docker.io/local/{name}:1"),
-        Form::Wasm | Form::Artifact => format!("docker.io/local/{name}:1-{}", form.name()),
-    }
-}
-
 fn write(out: &Path, name: &str, form: Form, wasm: &[u8]) -> Result<Written> {
-    let image: Image = form.image(&reference(name, form), wasm)?;
+    let image: Image = form.image(&form.reference(name), wasm)?;
     let layout = out.join(form.name()).join(name);
     let tar = layout.with_added_extension("tar");
     image.write_layout(&layout)?;

@@ -8,10 +8,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// What the tests drive or link against.
-const PACKAGES: [&str; 9] = [
-    "libelf-dev",
-    "pkg-config",
+/// What the tests drive, beside what the features link against.
+const PACKAGES: [&str; 12] = [
+    "libc6-dev",
+    "containerd",
+    "runc",
+    "containernetworking-plugins",
+    "curl",
     "iproute2",
     "nftables",
     "redis-tools",
@@ -71,7 +74,7 @@ fn prepare() -> Result<()> {
         return Ok(());
     }
     if apt::can_install() {
-        apt::install_missing(&PACKAGES)?;
+        apt::install_missing(&[&PACKAGES[..], &features::PACKAGES].concat())?;
     }
     let mounts = fs::read_to_string("/proc/mounts").file("read", "/proc/mounts")?;
     if !mount_points(&mounts, "bpf").contains(&PathBuf::from(BPFFS)) {

@@ -41,6 +41,15 @@ impl Form {
         }
     }
 
+    /// The name of a function's image: each form has a tag of its own, so that all can be imported side by side.
+    #[must_use]
+    pub fn reference(self, name: &str) -> String {
+        match self {
+            Self::Rootfs => format!("docker.io/local/{name}:1"),
+            Self::Wasm | Self::Artifact => format!("docker.io/local/{name}:1-{}", self.name()),
+        }
+    }
+
     /// The image of a module in this form.
     ///
     /// # Errors
