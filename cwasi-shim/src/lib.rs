@@ -13,10 +13,13 @@
 //! - [`signals`]: an orderly end on the signals that end a container.
 //! - [`exit`]: the exit codes.
 //! - [`cli`]: the command line of `cwasi-run`.
+//! - `containerd` (with the feature of that name): the shim of containerd.
 
 pub mod cache;
 pub mod cli;
 pub mod code;
+#[cfg(feature = "containerd")]
+pub mod containerd;
 pub mod engine;
 pub mod enrol;
 pub mod exit;

@@ -1,0 +1,269 @@
+//! What containerd says of a container: the runtime specification, its annotations, and the pod that it belongs to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+
+use super::error::ShimError;
+use crate::guest::GuestConfig;
+use crate::network::{NetworkPolicy, Refusals};
+use crate::preopen::Preopen;
+
+/// Prefix of the annotations that are cwasi's; they become labels of the function.
+pub const PREFIX: &str = "cwasi.dev/";
+/// Peers that the guest may connect and send to, separated by commas; see [`crate::network::Peer`]. Every peer without it.
+pub const ALLOW_NET: &str = "cwasi.dev/allow-net";
+/// Name of the function; the container's without it.
+pub const NAME: &str = "cwasi.dev/name";
+/// Where a `wasi:http/proxy` guest is served, as ADDR:PORT.
+pub const HTTP_ADDRESS: &str = "cwasi.dev/http-address";
+/// Variable of the container that says the same; the annotation has precedence.
+pub const HTTP_VARIABLE: &str = "CWASI_HTTP_ADDR";
+
+const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
+const SANDBOX_NAME: &str = "io.kubernetes.cri.sandbox-name";
+const SANDBOX_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
+const SANDBOX_UID: &str = "io.kubernetes.cri.sandbox-uid";
+const CONTAINER_NAME: &str = "io.kubernetes.cri.container-name";
+const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+
+/// Mounts of these types show the kernel or devices, not somebody's files.
+const SPECIAL_FILESYSTEMS: [&str; 6] = ["proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue"];
+
+/// A pod, as the CRI plugin describes it to the containers in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Name of the pod.
+    pub name: Option<String>,
+    /// Its Kubernetes namespace.
+    pub namespace: Option<String>,
+    /// Its uid in Kubernetes.
+    pub uid: Option<String>,
+}
+
+/// A container's bundle.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Its `config.json`.
+    pub spec: Spec,
+}
+
+impl Bundle {
+    /// Reads `config.json`.
+    ///
+    /// # Errors
+    /// [`ShimError::Bundle`].
+    pub fn load(dir: &Path) -> Result<Self, ShimError> {
+        let broken = |reason: String| ShimError::Bundle {
+            path: dir.to_owned(),
+            reason,
+        };
+        let spec =
+            Spec::load(dir.join("config.json")).map_err(|error| broken(format!("config.json: {error}")))?;
+        if spec.process().is_none() {
+            return Err(broken("config.json has no process".to_owned()));
+        }
+        if spec.linux().is_none() {
+            return Err(broken("config.json has no linux section".to_owned()));
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            spec,
+        })
+    }
+
+    /// Directory of the container's root filesystem.
+    ///
+    /// # Errors
+    /// [`ShimError::Bundle`] when the specification names none.
+    pub fn rootfs(&self) -> Result<PathBuf, ShimError> {
+        let root = self.spec.root().as_ref().ok_or_else(|| ShimError::Bundle {
+            path: self.dir.clone(),
+            reason: "config.json has no root".to_owned(),
+        })?;
+        Ok(self.dir.join(root.path()))
+    }
+
+    /// The annotation `key`.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        annotation(&self.spec, key)
+    }
+
+    /// Whether this is the container that holds the namespaces of a pod.
+    #[must_use]
+    pub fn is_sandbox(&self) -> bool {
+        self.annotation(CONTAINER_TYPE) == Some("sandbox")
+    }
+
+    /// Id of the pod's sandbox, for containers of a pod.
+    #[must_use]
+    pub fn sandbox_id(&self) -> Option<&str> {
+        self.annotation(SANDBOX_ID)
+    }
+
+    /// Name of the container in its pod.
+    #[must_use]
+    pub fn container_name(&self) -> Option<&str> {
+        self.annotation(CONTAINER_NAME)
+    }
+
+    /// The pod, as far as this container's annotations tell.
+    #[must_use]
+    pub fn pod(&self) -> Pod {
+        let owned = |key| self.annotation(key).map(str::to_owned);
+        Pod {
+            name: owned(SANDBOX_NAME),
+            namespace: owned(SANDBOX_NAMESPACE),
+            uid: owned(SANDBOX_UID),
+        }
+    }
+
+    /// The annotations that are cwasi's.
+    #[must_use]
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let annotations = self.spec.annotations().iter().flatten();
+        annotations
+            .filter(|(key, _)| key.starts_with(PREFIX))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
+    /// File of the network namespace that the container joins; `None` when it gets a new one, or the host's.
+    #[must_use]
+    pub fn netns(&self) -> Option<&Path> {
+        let namespaces = self.spec.linux().as_ref()?.namespaces().as_ref()?;
+        let network = namespaces
+            .iter()
+            .find(|namespace| namespace.typ() == LinuxNamespaceType::Network)?;
+        network.path().as_deref()
+    }
+}
+
+fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
+    spec.annotations().as_ref()?.get(key).map(String::as_str)
+}
+
+/// What the guest of a container is given. The root filesystem is the calling process's.
+///
+/// # Errors
+/// [`ShimError::Annotation`], [`ShimError::NoCommand`].
+pub fn guest_config(spec: &Spec) -> Result<GuestConfig, ShimError> {
+    let process = spec.process().as_ref().ok_or(ShimError::NoCommand)?;
+    let args = process.args().clone().unwrap_or_default();
+    if args.is_empty() {
+        return Err(ShimError::NoCommand);
+    }
+    let env: Vec<(String, String)> = process
+        .env()
+        .iter()
+        .flatten()
+        .map(|variable| {
+            let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+            (name.to_owned(), value.to_owned())
+        })
+        .collect();
+    let variables: HashMap<&str, &str> = env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let http = http_address(
+        annotation(spec, HTTP_ADDRESS),
+        variables.get(HTTP_VARIABLE).copied(),
+    )?;
+    let memory = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().as_ref()?.memory().as_ref()?.limit());
+    Ok(GuestConfig {
+        args,
+        preopens: preopens(spec),
+        network: network(annotation(spec, ALLOW_NET))?,
+        refusals: Refusals::new(|peer| {
+            eprintln!("cwasi: refused {peer}: annotation {ALLOW_NET} does not allow it")
+        }),
+        // A negative limit, as a limit of 0, is none.
+        memory_limit: memory
+            .and_then(|limit| u64::try_from(limit).ok())
+            .filter(|limit| *limit > 0),
+        cwd: Some(process.cwd().to_string_lossy().into_owned()).filter(|cwd| !cwd.is_empty()),
+        http,
+        env,
+    })
+}
+
+fn network(allowed: Option<&str>) -> Result<NetworkPolicy, ShimError> {
+    let Some(list) = allowed else {
+        return Ok(NetworkPolicy::unrestricted());
+    };
+    let peers = list
+        .split(',')
+        .map(str::trim)
+        .filter(|peer| !peer.is_empty())
+        .map(|peer| {
+            peer.parse()
+                .map_err(|error| ShimError::annotation(ALLOW_NET, peer, error))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(NetworkPolicy::only(peers))
+}
+
+fn http_address(annotation: Option<&str>, variable: Option<&str>) -> Result<SocketAddr, ShimError> {
+    match annotation.or(variable) {
+        None => Ok(crate::http::DEFAULT_ADDRESS),
+        Some(text) => text.trim().parse().map_err(|_| {
+            let reason = format!("it, or the variable {HTTP_VARIABLE}, is ADDR:PORT, such as 0.0.0.0:8080");
+            ShimError::annotation(HTTP_ADDRESS, text, reason)
+        }),
+    }
+}
+
+/// The root filesystem, and each volume in it, so that a read-only one is read-only to WASI too.
+fn preopens(spec: &Spec) -> Vec<Preopen> {
+    let read_only = spec
+        .root()
+        .as_ref()
+        .and_then(|root| root.readonly())
+        .unwrap_or_default();
+    let mut read_only_by_path = BTreeMap::from([(PathBuf::from("/"), read_only)]);
+    for mount in spec.mounts().iter().flatten().filter(|mount| is_volume(mount)) {
+        // A later mount covers an earlier one.
+        read_only_by_path.insert(mount.destination().clone(), has_option(mount, "ro"));
+    }
+    read_only_by_path
+        .into_iter()
+        .map(|(path, read_only)| Preopen {
+            guest: path.to_string_lossy().into_owned(),
+            host: path,
+            read_only,
+        })
+        .collect()
+}
+
+/// Whether a mount is somebody's directory, which this process may open.
+fn is_volume(mount: &Mount) -> bool {
+    let special = mount
+        .typ()
+        .as_deref()
+        .is_some_and(|kind| SPECIAL_FILESYSTEMS.contains(&kind));
+    let below_kernel = ["/proc", "/sys", "/dev"]
+        .iter()
+        .any(|dir| mount.destination().starts_with(dir));
+    // Mounted files, such as /etc/hosts, are seen through the root.
+    !special && !below_kernel && fs::read_dir(mount.destination()).is_ok()
+}
+
+fn has_option(mount: &Mount, option: &str) -> bool {
+    // A later option overrides an earlier one.
+    let last = mount
+        .options()
+        .iter()
+        .flatten()
+        .rfind(|given| ["ro", "rw"].contains(&given.as_str()));
+    last.is_some_and(|last| last == option)
+}

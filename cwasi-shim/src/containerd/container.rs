@@ -1,0 +1,155 @@
+//! A container as libcontainer makes it, each time in a process of its own: libcontainer changes the working directory and
+//! forks, which a process with threads cannot bear.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use containerd_shimkit::sandbox::InstanceConfig;
+use containerd_shimkit::set_logger_kv;
+use containerd_shimkit::zygote::{WireError, WireFd, Zygote};
+use libcontainer::container::Container as Youki;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use serde::{Deserialize, Serialize};
+
+use super::error::ShimError;
+use super::executor::Executor;
+use crate::code::Code;
+
+/// libcontainer's state, in the bundle: containerd removes it with the bundle whatever happens.
+const STATE_DIR: &str = "libcontainer";
+
+#[derive(Serialize, Deserialize)]
+struct Job {
+    id: String,
+    config: InstanceConfig,
+    code: Option<WireFd<OwnedFd>>,
+}
+
+/// A container that was created.
+#[derive(Debug)]
+pub struct Container {
+    /// Its first process, which waits for [`Container::start`].
+    pub pid: i32,
+    state: PathBuf,
+}
+
+impl Container {
+    /// Makes the container `id` of a bundle. With machine code it runs that, without it the entrypoint is a native program.
+    ///
+    /// # Errors
+    /// [`ShimError::Process`]: libcontainer's reason. Nothing of the container is left then.
+    pub fn create(id: &str, config: &InstanceConfig, code: Option<File>) -> Result<Self, ShimError> {
+        let job = Job {
+            id: id.to_owned(),
+            config: config.clone(),
+            code: code.map(|file| WireFd::new(OwnedFd::from(file))),
+        };
+        let pid = in_process(create, job)?;
+        Ok(Self {
+            pid,
+            state: state_dir(&config.bundle, id),
+        })
+    }
+
+    /// Lets its first process go on to the program.
+    ///
+    /// # Errors
+    /// [`ShimError::Process`].
+    pub fn start(&self) -> Result<(), ShimError> {
+        in_process(|state| Ok(Youki::load(state)?.start()?), self.state.clone())
+    }
+
+    /// Kills what is left of it, and removes its cgroups and state.
+    ///
+    /// # Errors
+    /// [`ShimError::Process`].
+    pub fn delete(&self) -> Result<(), ShimError> {
+        in_process(delete, self.state.clone())
+    }
+}
+
+/// Like [`Container::delete`], for a container whose shim is gone. One that is not there is no error.
+///
+/// # Errors
+/// [`ShimError::Process`].
+pub fn delete_remains(bundle: &Path, id: &str) -> Result<(), ShimError> {
+    in_process(delete, state_dir(bundle, id))
+}
+
+fn state_dir(bundle: &Path, id: &str) -> PathBuf {
+    bundle.join(STATE_DIR).join(id)
+}
+
+/// Runs `job` in a process that ends with it.
+fn in_process<Job, Done>(job: fn(Job) -> Result<Done, WireError>, with: Job) -> Result<Done, ShimError>
+where
+    Job: Serialize + for<'de> Deserialize<'de> + 'static,
+    Done: Serialize + for<'de> Deserialize<'de> + 'static,
+{
+    Zygote::global()
+        .spawn()
+        .try_run(
+            |(job, with): (usize, Job)| {
+                // SAFETY: the zygote was forked from this program, so the address is that function's there too, and its type
+                // is the one that this instance of the generic function was made for.
+                let job = unsafe { std::mem::transmute::<usize, fn(Job) -> Result<Done, WireError>>(job) };
+                job(with)
+            },
+            (job as usize, with),
+        )
+        .map_err(|error| ShimError::Process(error.to_string()))?
+        .map_err(|error| ShimError::Process(with_causes(&error)))
+}
+
+/// An error and its causes, each once.
+fn with_causes(error: &WireError) -> String {
+    let mut text = error.description().to_owned();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        if !text.contains(next.description()) {
+            text = format!("{text}: {}", next.description());
+        }
+        cause = next.source();
+    }
+    text
+}
+
+fn create(job: Job) -> Result<i32, WireError> {
+    set_logger_kv([("instance", job.id.as_str())]);
+    let code = job.code.map(|fd| {
+        // SAFETY: `Container::create` is given what `compile` made, by the engine of this very program.
+        unsafe { Code::from_file(File::from(fd.into_inner())) }
+    });
+    let config = &job.config;
+    let mut builder = ContainerBuilder::new(job.id, SyscallType::Linux)
+        .with_executor(Executor::new(code))
+        .with_root_path(config.bundle.join(STATE_DIR))?;
+    if let Ok(stdin) = config.open_stdin() {
+        builder = builder.with_stdin(stdin);
+    }
+    if let Ok(stdout) = config.open_stdout() {
+        builder = builder.with_stdout(stdout);
+    }
+    if let Ok(stderr) = config.open_stderr() {
+        builder = builder.with_stderr(stderr);
+    }
+    let container = builder
+        .as_init(&config.bundle)
+        // The shim waits for it.
+        .as_sibling(true)
+        .with_systemd(config.config.systemd_cgroup)
+        .build()?;
+    let pid = container
+        .pid()
+        .ok_or(std::io::Error::other("libcontainer tells no pid"))?;
+    Ok(pid.as_raw())
+}
+
+fn delete(state: PathBuf) -> Result<(), WireError> {
+    if state.exists() {
+        Youki::load(state)?.delete(true)?;
+    }
+    Ok(())
+}

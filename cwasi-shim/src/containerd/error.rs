@@ -1,0 +1,108 @@
+//! Why a container cannot be made or run.
+
+use std::io;
+use std::path::PathBuf;
+
+use containerd_shimkit::sandbox::Error as SandboxError;
+use cwasi_client::cgroup::CgroupError;
+
+/// Why a container cannot be made or run. containerd passes the message on to whoever asked for the container.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimError {
+    /// the bundle {path} cannot be used: {reason}
+    #[error("the bundle {path} cannot be used: {reason}")]
+    Bundle {
+        /// Directory of the bundle.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// annotation {key}: {value:?} cannot be used: {reason}
+    #[error("annotation {key}: {value:?} cannot be used: {reason}")]
+    Annotation {
+        /// Key of the annotation.
+        key: &'static str,
+        /// Its value, shortened.
+        value: String,
+        /// Why not.
+        reason: String,
+    },
+    /// the entrypoint {0:?} is not in the image, and the image has no Wasm layer
+    #[error("the entrypoint {0:?} is not in the image, and the image has no Wasm layer")]
+    NoEntrypoint(String),
+    /// no command: neither the image nor the container names an entrypoint
+    #[error("no command: neither the image nor the container names an entrypoint")]
+    NoCommand,
+    /// the image has {0} Wasm layers; one component or module is run
+    #[error("the image has {0} Wasm layers; one component or module is run")]
+    Layers(usize),
+    /// {path} is a program for another platform (ELF machine {machine}); this node needs {expected}
+    #[error("{path} is a program for another platform (ELF machine {machine}); this node needs {expected}")]
+    Platform {
+        /// Path in the image.
+        path: String,
+        /// `e_machine` of the file.
+        machine: u16,
+        /// `e_machine` of this node's programs.
+        expected: u16,
+    },
+    /// {name}: {reason}
+    #[error("{name}: {reason}")]
+    Load {
+        /// Path in the image, or digest of the layer.
+        name: String,
+        /// Why it cannot become a program.
+        reason: String,
+    },
+    /// containerd's {call} failed: {reason}
+    #[error("containerd's {call} failed: {reason}")]
+    Containerd {
+        /// What was asked of containerd.
+        call: &'static str,
+        /// Its answer.
+        reason: String,
+    },
+    /// {call} on {path} failed: {source}
+    #[error("{call} on {path} failed: {source}")]
+    Io {
+        /// System call that failed.
+        call: &'static str,
+        /// What it was called on.
+        path: PathBuf,
+        /// Its error.
+        source: io::Error,
+    },
+    /// {0}
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// the container's process: {0}
+    #[error("the container's process: {0}")]
+    Process(String),
+}
+
+impl ShimError {
+    pub(crate) fn annotation(key: &'static str, value: &str, reason: impl ToString) -> Self {
+        Self::Annotation {
+            key,
+            value: value.chars().take(80).collect(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+impl From<ShimError> for SandboxError {
+    fn from(error: ShimError) -> Self {
+        let message = error.to_string();
+        match error {
+            ShimError::Bundle { .. }
+            | ShimError::Annotation { .. }
+            | ShimError::NoEntrypoint(_)
+            | ShimError::NoCommand
+            | ShimError::Layers(_)
+            | ShimError::Platform { .. }
+            | ShimError::Load { .. } => Self::InvalidArgument(message),
+            ShimError::Containerd { .. } => Self::Containerd(message),
+            ShimError::Io { .. } | ShimError::Cgroup(_) | ShimError::Process(_) => Self::Others(message),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! A guest as a function of the node's agent.
+
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use cwasi_client::announce::Announcements;
+use cwasi_client::client::{Client, ClientError};
+use cwasi_client::netns;
+use cwasi_client::protocol::{FunctionSpec, Sockets};
+
+use super::bundle::{Bundle, NAME, Pod};
+use crate::enrol::AGENT_TIMEOUT;
+
+/// Socket of the agent, where it is not the default.
+pub const SOCKET_VARIABLE: &str = "CWASI_SOCKET";
+
+/// Longest value of a label that the agent takes, in bytes; a longer one must not cost the function its acceleration.
+const MAX_LABEL_BYTES: usize = 4096;
+
+/// The agent's socket, as this process's environment says.
+#[must_use]
+pub fn agent_socket() -> PathBuf {
+    std::env::var_os(SOCKET_VARIABLE)
+        .map_or_else(|| PathBuf::from(cwasi_client::DEFAULT_SOCKET), PathBuf::from)
+}
+
+/// A guest that the agent knows, or will know when it comes.
+#[derive(Clone, Debug)]
+pub struct Function {
+    socket: PathBuf,
+    key: String,
+    cgroup: PathBuf,
+}
+
+impl Function {
+    /// The function that was begun under `key` with this cgroup, by whichever process.
+    #[must_use]
+    pub const fn new(socket: PathBuf, key: String, cgroup: PathBuf) -> Self {
+        Self { socket, key, cgroup }
+    }
+
+    /// Announces the function, and registers it where an agent answers soon enough. Without one the guest runs all the same;
+    /// the agent registers what is announced when it comes.
+    pub fn begin(&self, spec: &FunctionSpec) {
+        if let Err(error) = Announcements::beside(&self.socket).put(&self.key, spec) {
+            log::warn!("an agent that comes later will not know {}: {error}", spec.name);
+        }
+        let registered =
+            Client::connect_timeout(&self.socket, AGENT_TIMEOUT).and_then(|mut client| client.register(spec));
+        match registered {
+            Ok(registered) => match registered.reason {
+                None => log::info!("function {}: {}/{}", registered.id, spec.namespace, spec.name),
+                Some(reason) => log::warn!(
+                    "function {}: {}/{} is not accelerated: {reason}",
+                    registered.id,
+                    spec.namespace,
+                    spec.name
+                ),
+            },
+            Err(error) if error.is_no_agent() => {
+                static SAID: Once = Once::new();
+                SAID.call_once(|| log::warn!("connections stay on TCP until there is an agent: {error}"));
+            }
+            Err(error) => log::warn!("{}/{} stays on TCP: {error}", spec.namespace, spec.name),
+        }
+    }
+
+    /// Takes the function back. One that is not known is no error.
+    ///
+    /// # Errors
+    /// The agent is there and did not do it. It forgets the function when the cgroup is gone.
+    pub fn end(&self) -> Result<(), ClientError> {
+        // First, or an agent that starts right now would register it once more.
+        if let Err(error) = Announcements::beside(&self.socket).remove(&self.key) {
+            log::warn!("{error}");
+        }
+        let ended = Client::connect_timeout(&self.socket, AGENT_TIMEOUT)
+            .and_then(|mut client| client.unregister_cgroup(&self.cgroup));
+        match ended {
+            Err(error) if !error.is_no_agent() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the agent is told of the guest of a container whose first process is `pid`.
+#[must_use]
+pub fn describe(
+    bundle: &Bundle,
+    containerd_namespace: &str,
+    id: &str,
+    pid: i32,
+    cgroup: &Path,
+) -> FunctionSpec {
+    let Pod {
+        name: pod,
+        namespace,
+        uid,
+    } = bundle.pod();
+    let own = PathBuf::from(format!("/proc/{pid}/ns/net"));
+    let netns = bundle.netns().map(Path::to_owned);
+    let addresses = netns::run(netns.as_deref().unwrap_or(&own), netns::addresses).and_then(|found| found);
+    let mut labels = bundle.labels();
+    labels.retain(|_, value| value.len() <= MAX_LABEL_BYTES);
+    labels.extend(uid.map(|uid| ("io.kubernetes.pod.uid".to_owned(), uid)));
+    let container = bundle.container_name().map(str::to_owned);
+    FunctionSpec {
+        name: bundle
+            .annotation(NAME)
+            .or(container.as_deref())
+            .unwrap_or(id)
+            .to_owned(),
+        namespace: namespace.unwrap_or_else(|| containerd_namespace.to_owned()),
+        pod,
+        container,
+        labels,
+        cgroup: Some(cgroup.to_owned()),
+        netns: netns.or_else(|| addresses.is_err().then_some(own)),
+        // The engine never waits in a read; and an agent that comes later cannot tell how older listeners wait.
+        sockets: Sockets::All,
+        addresses: addresses.unwrap_or_else(|error| {
+            log::warn!("addresses of {id}: {error}");
+            Vec::new()
+        }),
+        ..FunctionSpec::default()
+    }
+}

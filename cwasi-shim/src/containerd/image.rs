@@ -1,0 +1,179 @@
+//! Wasm layers out of containerd's content store: images of platform wasm, and artifacts.
+
+use std::path::Path;
+
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::{GetContainerRequest, GetImageRequest, ReadContentRequest};
+use containerd_client::tonic::Request;
+use containerd_client::tonic::transport::Channel;
+use containerd_client::with_namespace;
+use oci_spec::image::{Arch, Descriptor, ImageIndex, ImageManifest};
+use serde::de::DeserializeOwned;
+
+use super::error::ShimError;
+
+/// Media types of layers that are a component or module: the CNCF's artifact, runwasi's, and the earlier content type.
+pub const LAYER_TYPES: [&str; 3] = [
+    "application/wasm",
+    "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
+    "application/vnd.wasm.content.layer.v1+wasm",
+];
+
+/// Most bytes of a manifest, as containerd and registries bound it.
+const MAX_MANIFEST_BYTES: usize = 8 << 20;
+/// Most bytes of a Wasm layer.
+const MAX_LAYER_BYTES: usize = 1 << 30;
+
+/// A component or module that is a layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Digest of the layer, as `sha256:HEX`.
+    pub digest: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// containerd's services in one of its namespaces.
+#[derive(Debug)]
+pub struct Store {
+    channel: Channel,
+    namespace: String,
+}
+
+impl Store {
+    /// Connects to containerd's gRPC socket.
+    ///
+    /// # Errors
+    /// [`ShimError::Containerd`].
+    pub async fn connect(address: &Path, namespace: &str) -> Result<Self, ShimError> {
+        let channel = containerd_client::connect(address)
+            .await
+            .map_err(|error| failed("socket", &error))?;
+        Ok(Self {
+            channel,
+            namespace: namespace.to_owned(),
+        })
+    }
+
+    /// The Wasm layer of the image of the container `id`; `None` when the image has none.
+    ///
+    /// # Errors
+    /// [`ShimError::Layers`] when it has several, [`ShimError::Containerd`].
+    pub async fn wasm_layer(&self, id: &str) -> Result<Option<Layer>, ShimError> {
+        let Some(manifest) = self.manifest(id).await? else {
+            return Ok(None);
+        };
+        let layers: Vec<_> = manifest.layers().iter().filter(|layer| is_wasm(layer)).collect();
+        match layers.as_slice() {
+            [] => Ok(None),
+            [layer] => {
+                let digest = layer.digest().to_string();
+                let bytes = self.read(&digest, MAX_LAYER_BYTES).await?;
+                Ok(Some(Layer { digest, bytes }))
+            }
+            several => Err(ShimError::Layers(several.len())),
+        }
+    }
+
+    async fn manifest(&self, id: &str) -> Result<Option<ImageManifest>, ShimError> {
+        let request = GetContainerRequest { id: id.to_owned() };
+        let container = ContainersClient::new(self.channel.clone())
+            .get(with_namespace!(request, self.namespace))
+            .await
+            .map_err(|status| failed("container", &status))?
+            .into_inner()
+            .container;
+        let Some(name) = container
+            .map(|container| container.image)
+            .filter(|name| !name.is_empty())
+        else {
+            return Ok(None);
+        };
+        let request = GetImageRequest { name };
+        let image = ImagesClient::new(self.channel.clone())
+            .get(with_namespace!(request, self.namespace))
+            .await
+            .map_err(|status| failed("image", &status))?
+            .into_inner()
+            .image;
+        let Some(target) = image.and_then(|image| image.target) else {
+            return Ok(None);
+        };
+        let mut digest = target.digest;
+        if target.media_type.contains("index") || target.media_type.contains("manifest.list") {
+            let index: ImageIndex = self.json(&digest).await?;
+            match choose(index.manifests()) {
+                Some(manifest) => digest = manifest.digest().to_string(),
+                None => return Ok(None),
+            }
+        }
+        self.json(&digest).await.map(Some)
+    }
+
+    async fn json<T: DeserializeOwned>(&self, digest: &str) -> Result<T, ShimError> {
+        let bytes = self.read(digest, MAX_MANIFEST_BYTES).await?;
+        serde_json::from_slice(&bytes).map_err(|error| ShimError::Containerd {
+            call: "manifest",
+            reason: format!("{digest}: {error}"),
+        })
+    }
+
+    async fn read(&self, digest: &str, most: usize) -> Result<Vec<u8>, ShimError> {
+        let request = ReadContentRequest {
+            digest: digest.to_owned(),
+            ..Default::default()
+        };
+        let mut parts = ContentClient::new(self.channel.clone())
+            .read(with_namespace!(request, self.namespace))
+            .await
+            .map_err(|status| failed("content", &status))?
+            .into_inner();
+        let mut bytes = Vec::new();
+        while let Some(part) = parts
+            .message()
+            .await
+            .map_err(|status| failed("content", &status))?
+        {
+            if bytes.len() + part.data.len() > most {
+                return Err(ShimError::Containerd {
+                    call: "content",
+                    reason: format!("{digest} has more than {most} bytes"),
+                });
+            }
+            bytes.extend_from_slice(&part.data);
+        }
+        Ok(bytes)
+    }
+}
+
+fn is_wasm(layer: &Descriptor) -> bool {
+    LAYER_TYPES.contains(&layer.media_type().to_string().as_str())
+}
+
+/// The manifest for Wasm, else that for this machine, else the only one.
+fn choose(manifests: &[Descriptor]) -> Option<&Descriptor> {
+    let of = |wanted: Arch| {
+        manifests.iter().find(move |manifest| {
+            let platform = manifest.platform().as_ref();
+            platform.is_some_and(|platform| *platform.architecture() == wanted)
+        })
+    };
+    of(Arch::Wasm)
+        .or_else(|| of(Arch::default()))
+        .or(match manifests {
+            [only] => Some(only),
+            _ => None,
+        })
+}
+
+fn failed(call: &'static str, error: &dyn std::error::Error) -> ShimError {
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        reason = format!("{reason}: {next}");
+        cause = next.source();
+    }
+    ShimError::Containerd { call, reason }
+}

@@ -1,0 +1,113 @@
+//! The cgroup v2 leaf of a guest, by which the kernel's programs recognise its sockets.
+//!
+//! On a pure v2 host the container's own cgroup is that leaf. On a hybrid host, where containers live in the v1 hierarchies,
+//! libcontainer leaves the guest in the shim's v2 cgroup; it gets a leaf of its own below `cwasi` then, without any
+//! controller: its v1 limits stay what they are.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use cwasi_client::cgroup::{self, CgroupError, PARENT};
+
+use super::error::ShimError;
+
+/// A guest's cgroup v2 leaf. Stays when it is dropped: a guest outlives its shim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    path: PathBuf,
+    made_here: bool,
+}
+
+impl Leaf {
+    /// Sees to it that the process `pid` of the container `id` has a leaf of its own.
+    ///
+    /// # Errors
+    /// There is no cgroup v2, or the kernel refuses.
+    pub fn of_guest(pid: u32, namespace: &str, id: &str) -> Result<Self, ShimError> {
+        let here = cgroup::of(pid)?;
+        if here != cgroup::of(process::id())? && here != cgroup::unified_root()? {
+            return Ok(Self {
+                path: here,
+                made_here: false,
+            });
+        }
+        let path = hybrid_path(namespace, id)?;
+        make(&path)?;
+        let leaf = Self {
+            path,
+            made_here: true,
+        };
+        let procs = leaf.path.join("cgroup.procs");
+        if let Err(source) = fs::write(&procs, pid.to_string()) {
+            leaf.remove()?;
+            return Err(ShimError::Io {
+                call: "write",
+                path: procs,
+                source,
+            });
+        }
+        Ok(leaf)
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Kills what is left in it, and removes it where it is not libcontainer's to remove.
+    ///
+    /// # Errors
+    /// A process in it survives for seconds.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        if self.made_here {
+            cgroup::kill_all(&self.path)?;
+            cgroup::remove(&self.path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the leaf of a container is on a hybrid host; known without any state, so that it is found after a crash.
+///
+/// # Errors
+/// There is no cgroup v2.
+pub fn hybrid_path(namespace: &str, id: &str) -> Result<PathBuf, CgroupError> {
+    Ok(cgroup::unified_root()?.join(PARENT).join(key(namespace, id)))
+}
+
+/// Names a container on this node, as a file name. Neither part has two hyphens in a row.
+#[must_use]
+pub fn key(namespace: &str, id: &str) -> String {
+    format!("{namespace}--{id}")
+}
+
+/// Makes the directory and its parent, which another shim may remove at any moment with the last of its leaves.
+fn make(path: &Path) -> Result<(), ShimError> {
+    loop {
+        if let Some(parent) = path.parent() {
+            ignore_existing(fs::create_dir(parent)).map_err(|source| failed(parent, source))?;
+        }
+        match ignore_existing(fs::create_dir(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done.map_err(|source| failed(path, source)),
+        }
+    }
+}
+
+fn ignore_existing(made: io::Result<()>) -> io::Result<()> {
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+fn failed(path: &Path, source: io::Error) -> ShimError {
+    ShimError::Io {
+        call: "mkdir",
+        path: path.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,79 @@
+//! What a shim that was killed left: containerd runs `delete` for each of its containers.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::{env, fs};
+
+use cwasi_client::cgroup;
+
+use super::container::delete_remains;
+use super::error::ShimError;
+use super::function::{Function, agent_socket};
+use super::leaf::{hybrid_path, key};
+
+/// File of the bundle that says where the shim listened.
+const ADDRESS_FILE: &str = "address";
+
+/// Removes what is left of the container `id`: processes, cgroups, its registration, and the shim's socket. Goes on after an
+/// error, and gives the first.
+///
+/// # Errors
+/// [`ShimError`]; containerd logs it.
+pub fn remove(bundle: &Path, namespace: &str, id: &str) -> Result<(), ShimError> {
+    let socket = agent_socket();
+    let announced = cwasi_client::announce::Announcements::beside(&socket).get(&key(namespace, id));
+    let announced = announced.ok().flatten().and_then(|spec| spec.cgroup);
+    let hybrid = hybrid_path(namespace, id);
+    let mut results = vec![delete_remains(bundle, id)];
+    if let Some(cgroup) = announced.or_else(|| hybrid.as_ref().ok().cloned()) {
+        let ended = Function::new(socket, key(namespace, id), cgroup).end();
+        results.push(ended.map_err(|error| ShimError::Process(error.to_string())));
+    }
+    // On a pure v2 host there is none.
+    if let Some(leaf) = hybrid.ok().filter(|leaf| leaf.exists()) {
+        results.push(
+            cgroup::kill_all(&leaf)
+                .and_then(|()| cgroup::remove(&leaf))
+                .map_err(ShimError::from),
+        );
+    }
+    results.push(remove_socket(bundle));
+    results.into_iter().collect()
+}
+
+/// Removes the socket of the shim, unless another shim listens on it by now.
+fn remove_socket(bundle: &Path) -> Result<(), ShimError> {
+    let Ok(address) = fs::read_to_string(bundle.join(ADDRESS_FILE)) else {
+        return Ok(());
+    };
+    let Some(path) = address.trim().strip_prefix("unix://").map(Path::new) else {
+        return Ok(());
+    };
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|source| ShimError::Io {
+                call: "unlink",
+                path: path.to_owned(),
+                source,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The bundle that `delete` is about: the one that is named, else the working directory.
+///
+/// # Errors
+/// [`ShimError::Io`] without a working directory.
+pub(super) fn bundle(named: &str) -> Result<std::path::PathBuf, ShimError> {
+    if named.is_empty() {
+        env::current_dir().map_err(|source| ShimError::Io {
+            call: "getcwd",
+            path: ".".into(),
+            source,
+        })
+    } else {
+        Ok(named.into())
+    }
+}
