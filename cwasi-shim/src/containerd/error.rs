@@ -101,8 +101,11 @@ impl From<ShimError> for SandboxError {
             | ShimError::Layers(_)
             | ShimError::Platform { .. }
             | ShimError::Load { .. } => Self::InvalidArgument(message),
-            ShimError::Containerd { .. } => Self::Containerd(message),
-            ShimError::Io { .. } | ShimError::Cgroup(_) | ShimError::Process(_) => Self::Others(message),
+            // The other variants reach containerd with their Debug form around them.
+            ShimError::Containerd { .. }
+            | ShimError::Io { .. }
+            | ShimError::Cgroup(_)
+            | ShimError::Process(_) => Self::Any(anyhow::Error::new(error)),
         }
     }
 }
