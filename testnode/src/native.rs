@@ -68,11 +68,17 @@ impl Program {
             mode: 0o755,
             content: self.bytes()?,
         };
+        let mut process = Process::new([&path]);
         let reference = match self.name {
-            "pause" => containerd::PAUSE.to_owned(),
+            "pause" => {
+                // What image builders add, and Kubernetes' own pause image has.
+                process.env =
+                    vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+                containerd::PAUSE.to_owned()
+            }
             name => format!("docker.io/local/{name}:1"),
         };
-        Ok(Image::rootfs(&reference, &[file], &Process::new([&path])))
+        Ok(Image::rootfs(&reference, &[file], &process))
     }
 }
 

@@ -333,9 +333,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The end of a log, as much as a person reads.
 fn tail(log: &str) -> String {
     const LINES: usize = 200;
-    let lines: Vec<&str> = log
-        .lines()
-        .filter(|line| !line.contains("msg=\"loading plugin"))
+    const NOISE: [&str; 4] = [
+        "msg=\"loading plugin",
+        "Start cri plugin",
+        "msg=\"ImageCreate",
+        "msg=\"ImageUpdate",
+    ];
+    let lines = log.lines().filter(|line| !line.is_empty());
+    let lines: Vec<&str> = lines
+        .filter(|line| !NOISE.iter().any(|noise| line.contains(noise)))
         .collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")
 }

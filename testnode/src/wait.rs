@@ -62,7 +62,7 @@ pub(crate) fn end_of(child: &mut Child, name: &str, after: Duration) -> Result<s
 ///
 /// # Errors
 /// It cannot be started, or does not end.
-pub(crate) fn output(command: &mut Command) -> Result<Output> {
+pub fn output(command: &mut Command) -> Result<Output> {
     let name = brief(command);
     let files = (scratch()?, scratch()?);
     let copy = |file: &std::fs::File| file.try_clone().action(|| "copy a descriptor");
@@ -85,7 +85,7 @@ pub(crate) fn output(command: &mut Command) -> Result<Output> {
 ///
 /// # Errors
 /// See [`output`]; [`Error::Failed`] with everything that it printed.
-pub(crate) fn succeed(command: &mut Command) -> Result<String> {
+pub fn succeed(command: &mut Command) -> Result<String> {
     let output = output(command)?;
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     if output.status.success() {
@@ -112,7 +112,7 @@ fn content(mut file: std::fs::File) -> Result<Vec<u8>> {
 }
 
 /// Output as text.
-pub(crate) fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

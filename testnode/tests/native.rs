@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cwasi_testnode::cri::State;
+use cwasi_testnode::cri::{State, Stream};
 use cwasi_testnode::native::PEER;
 use cwasi_testnode::{ContainerSpec, Node, PodSpec, Result, node_tests};
 
@@ -34,7 +34,7 @@ fn pods_talk_and_leave_nothing(node: &Node) -> Result<()> {
     node.import(&PEER.image()?)?;
     let (server, client) = (node.pod(&pod("server"))?, node.pod(&pod("client"))?);
     let echo = server.run(&ContainerSpec::new("echo", IMAGE).args(["echo", "7000"]))?;
-    echo.says("listening")?;
+    echo.says(Stream::Stdout, "listening")?;
     let address = server.ip()?;
     assert!(address.starts_with("10.88."), "{address}");
     let call = ContainerSpec::new("call", IMAGE).args(["call", &address, "7000", "100"]);
@@ -61,7 +61,7 @@ fn stop_has_a_grace_period(node: &Node) -> Result<()> {
     let hello = pod.create(&ContainerSpec::new("hello", IMAGE).args(["hello"]))?;
     assert_eq!(hello.state()?, State::Created);
     hello.start()?;
-    hello.says("hello")?;
+    hello.says(Stream::Stdout, "hello")?;
     assert_eq!(hello.state()?, State::Running);
     hello.stop(Duration::from_secs(30))?;
     assert_eq!(hello.wait()?, 143);

@@ -350,15 +350,15 @@ impl Container<'_> {
         self.log(Stream::Stderr)
     }
 
-    /// Waits until it has written a line to stdout that holds `text`, and gives the line.
+    /// Waits until it has written a line to a stream that holds `text`, and gives the line.
     ///
     /// # Errors
     /// It does not, or it ended before; the message has what it wrote.
-    pub fn says(&self, text: &str) -> Result<String> {
+    pub fn says(&self, stream: Stream, text: &str) -> Result<String> {
         let found = wait::until(format!("{text:?} of {}", self.id), || {
             // Asked before the log is read: nothing is written after the end.
             let state = self.state()?;
-            let log = self.stdout()?;
+            let log = self.log(stream)?;
             if let Some(line) = log.lines().find(|line| line.contains(text)) {
                 return Ok(Some(line.to_owned()));
             }
