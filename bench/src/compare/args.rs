@@ -6,7 +6,7 @@ use std::thread;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use super::http::Http;
-use super::mode::Cpus;
+use super::mode::{Cpus, Destination};
 use super::native::{Job, Native};
 use super::redis::Redis;
 use super::results::{Report, Skipped};
@@ -58,6 +58,10 @@ struct Ab {
     /// On which processors the peers run
     #[arg(long, value_enum, default_value_t)]
     cpus: Cpus,
+
+    /// What is known of the server when the client is measured
+    #[arg(long, value_enum, default_value_t)]
+    destination: Destination,
 
     /// The agent's program [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
@@ -129,7 +133,7 @@ fn ab(args: &Ab) -> Result<()> {
     let topology = Topology::create(&["server", "client"])?;
     let agent = Agent::start(&program, LABEL)?;
     agent.require_acceleration()?;
-    let mut stage = Stage::new(topology, agent, cpus);
+    let mut stage = Stage::new(topology, agent, cpus, args.destination);
 
     let runs = workloads.len() * (args.rounds + 1) * 3;
     let mut progress = report::Progress::new(runs as u64);
@@ -146,6 +150,7 @@ fn ab(args: &Ab) -> Result<()> {
         kernel_release: kernel_release()?,
         cpus: thread::available_parallelism().map_or(0, usize::from),
         placement: args.cpus,
+        destination: args.destination,
         rounds: args.rounds,
         results,
         skipped,
@@ -257,6 +262,7 @@ mod tests {
         let args = Args::try_parse_from(["cwasi-bench", "ab", "--only", "rtt,redis", "-o", "json"]).unwrap();
         let Command::Ab(ab) = args.command;
         assert_eq!((ab.only, ab.rounds), (vec![Group::Rtt, Group::Redis], 5));
+        assert_eq!(ab.destination, Destination::Fresh);
         assert!(Args::try_parse_from(["cwasi-bench", "ab", "--rounds", "0"]).is_err());
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Figures are ratios of medians of one run. Each round runs every mode once, in an order that rotates from round to
 //! round, on fresh processes and another port, and on the same processors in every mode. A first round, which verifies every
-//! byte where the workload can, is not counted.
+//! byte where the workload can, is not counted. With known destinations each client runs twice, and the first is not counted.
 
 mod args;
 mod http;
@@ -11,9 +11,10 @@ mod native;
 mod redis;
 mod results;
 mod run;
+mod settle;
 mod workload;
 
 pub use args::{Args, Group};
-pub use mode::{Cpus, Mode};
+pub use mode::{Cpus, Destination, Mode};
 pub use results::{Compared, Report, Skipped};
 pub use workload::{Measure, Unit, Workload};

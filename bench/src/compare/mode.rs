@@ -1,4 +1,4 @@
-//! The three ways to run a workload, and where.
+//! The three ways to run a workload, where, and with what history.
 
 use clap::ValueEnum;
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -87,6 +87,29 @@ impl Cpus {
             Self::Apart => "peers on one CPU each",
             Self::Together => "both peers on one CPU",
             Self::Free => "peers on any CPU",
+        }
+    }
+}
+
+/// What is known of the server when the client is measured.
+///
+/// The kernel learns by function and destination whether enrolment pays, and a run's functions are new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Destination {
+    /// Nothing: the connections measured are the first
+    #[default]
+    Fresh,
+    /// What the same client's connections, in a run that is not counted, taught
+    Known,
+}
+
+impl Destination {
+    /// How it is told in a sentence.
+    pub(super) const fn phrase(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh destinations",
+            Self::Known => "known destinations",
         }
     }
 }

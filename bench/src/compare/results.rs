@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::mode::{Cpus, Mode};
+use super::mode::{Cpus, Destination, Mode};
 use super::workload::{Measure, Unit};
 use crate::report;
 use crate::stats::{self, Ratio};
@@ -86,6 +86,8 @@ pub struct Report {
     pub cpus: usize,
     /// On which of them the peers ran.
     pub placement: Cpus,
+    /// What was known of the server.
+    pub destination: Destination,
     /// Rounds that were counted.
     pub rounds: usize,
     /// The figures.
@@ -112,11 +114,12 @@ impl Report {
         let mut text = report::table(header, 2, self.results.iter().map(Compared::row)).to_string();
         let _ = write!(
             text,
-            "\nLinux {}, {} CPUs, {}, medians of {} rounds; ratios are medians of the rounds' ratios, spread is the lowest and \
-             the highest. Of µs less is better, of the others more.",
+            "\nLinux {}, {} CPUs, {}, {}, medians of {} rounds; ratios are medians of the rounds' ratios, spread is the \
+             lowest and the highest. Of µs less is better, of the others more.",
             self.kernel_release,
             self.cpus,
             self.placement.phrase(),
+            self.destination.phrase(),
             self.rounds
         );
         for skipped in &self.skipped {
@@ -156,6 +159,7 @@ mod tests {
             kernel_release: "6.1".to_owned(),
             cpus: 2,
             placement: Cpus::Apart,
+            destination: Destination::Known,
             rounds: 2,
             results: vec![compared],
             skipped: vec![Skipped {
@@ -165,10 +169,13 @@ mod tests {
         };
         let table = report.table();
         assert!(
-            table.contains("0.50–0.55") && table.ends_with("skipped: redis: missing"),
+            table.contains("0.50–0.55")
+                && table.contains("known destinations")
+                && table.ends_with("skipped: redis: missing"),
             "{table}"
         );
         let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["destination"], "known");
         assert_eq!(json["results"][0]["unit"], "us");
         assert_eq!(json["results"][0]["kernel_over_plain"]["low"], 0.5);
     }

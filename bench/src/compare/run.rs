@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use cwasi_client::protocol::Traffic;
 
-use super::mode::Mode;
+use super::mode::{Destination, Mode};
 use super::results::Compared;
+use super::settle::Gate;
 use super::workload::Workload;
 use crate::agent::{self, Agent};
 use crate::process::Process;
@@ -32,6 +33,7 @@ pub(super) struct Stage {
     topology: Topology,
     agent: Agent,
     cpus: [Option<usize>; 2],
+    destination: Destination,
     runs: u16,
 }
 
@@ -43,11 +45,17 @@ struct Measured {
 }
 
 impl Stage {
-    pub(super) fn new(topology: Topology, agent: Agent, cpus: [Option<usize>; 2]) -> Self {
+    pub(super) fn new(
+        topology: Topology,
+        agent: Agent,
+        cpus: [Option<usize>; 2],
+        destination: Destination,
+    ) -> Self {
         Self {
             topology,
             agent,
             cpus,
+            destination,
             runs: 0,
         }
     }
@@ -87,7 +95,7 @@ impl Stage {
 
     fn run(&mut self, workload: &dyn Workload, mode: Mode, verify: bool) -> Result<Measured> {
         self.agent.set_enabled(mode == Mode::Kernel)?;
-        let before = self.agent.status()?.traffic;
+        let mut before = self.agent.status()?.traffic;
         let [server_pod, client_pod] = self.topology.pods() else {
             unreachable!("the stage has two pods");
         };
@@ -99,9 +107,18 @@ impl Stage {
         let mut server = self.spawn(mode, "server", server_pod, server, server_cpu)?;
         server.wait_listening(server_pod.netns(), address.port(), LISTEN)?;
         let client = workload.client(address, verify);
-        let stdout = self
-            .spawn(mode, "client", client_pod, client, client_cpu)?
-            .wait(CLIENT)?;
+        let spawn = |command| self.spawn(mode, "client", client_pod, command, client_cpu);
+        let stdout = match self.destination {
+            Destination::Fresh => spawn(client)?.wait(CLIENT)?,
+            Destination::Known => {
+                let gate = Gate::new()?;
+                let mut client = spawn(gate.twice(&client))?;
+                let held = gate.reached(&mut client, CLIENT)?;
+                before = self.agent.status()?.traffic;
+                drop(held);
+                client.wait(CLIENT)?
+            }
+        };
         server.stop()?;
 
         let after = self.agent.status()?.traffic;
