@@ -13,6 +13,7 @@ node_tests!(
     pods_run_every_media_type,
     modules_of_preview_1_run,
     ctr_runs_root_filesystems,
+    ctr_itself_refuses_other_forms_or_runs_them,
     a_second_start_compiles_nothing,
     what_cannot_run_is_refused_at_create,
 );
@@ -78,6 +79,26 @@ fn ctr_runs_root_filesystems(node: &Node) -> Result<()> {
     assert_eq!(output.status.code(), Some(9), "{output:?}");
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(stdout.contains(r#""COLOUR":"blue""#), "{stdout}");
+    Ok(())
+}
+
+/// What `ctr run` makes of images without a root filesystem, before any shim is asked: line 1 refuses layers that its
+/// configuration does not list, line 2 leaves foreign layers alone but knows the configurations of images only. CRI minds
+/// neither.
+fn ctr_itself_refuses_other_forms_or_runs_them(node: &Node) -> Result<()> {
+    let is_2 = node.containerd().is_2();
+    let mismatch = Some("mismatched image rootfs and manifest layers");
+    let unknown = Some("unknown image config media type");
+    let refusals = if is_2 { [None, unknown] } else { [mismatch; 2] };
+    for (form, refusal) in [Form::Wasm, Form::Artifact].into_iter().zip(refusals) {
+        let image = node.import_function("inspect", form)?;
+        let output = node.ctr_run("cwasi", &["--rm"], &image, form.name(), &[APP, "--exit", "4"])?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        match refusal {
+            None => assert_eq!(output.status.code(), Some(4), "{stderr}"),
+            Some(reason) => assert!(stderr.contains(reason), "{form:?}: {output:?}"),
+        }
+    }
     Ok(())
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use cwasi_testnode::cri::{State, Stream};
 use cwasi_testnode::native::PEER;
 use cwasi_testnode::{ContainerSpec, Node, PodSpec, Result, node_tests};
+use nix::sys::signal::Signal;
 
-node_tests!(native: ctr_runs_and_passes_the_exit_code_on, pods_talk_and_leave_nothing, stop_has_a_grace_period);
+node_tests!(native: ctr_runs_and_passes_the_exit_code_on, pods_talk_and_leave_nothing, stop_has_a_grace_period, pods_outlive_containerd);
 
 /// The image of [`PEER`].
 const IMAGE: &str = "docker.io/local/peer:1";
@@ -63,6 +64,22 @@ fn stop_has_a_grace_period(node: &Node) -> Result<()> {
     hello.start()?;
     hello.says(Stream::Stdout, "hello")?;
     assert_eq!(hello.state()?, State::Running);
+    hello.stop(Duration::from_secs(30))?;
+    assert_eq!(hello.wait()?, 143);
+    Ok(())
+}
+
+fn pods_outlive_containerd(node: &Node) -> Result<()> {
+    node.import(&PEER.image()?)?;
+    let pod = node.pod(&pod("restart"))?;
+    let hello = pod.run(&ContainerSpec::new("hello", IMAGE).args(["hello"]))?;
+    hello.says(Stream::Stdout, "hello")?;
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        node.stop_containerd(signal)?;
+        node.start_containerd()?;
+        assert_eq!(hello.state()?, State::Running);
+        assert!(pod.is_ready()?);
+    }
     hello.stop(Duration::from_secs(30))?;
     assert_eq!(hello.wait()?, 143);
     Ok(())

@@ -16,7 +16,8 @@ pub const PREBUILT: &str = "bench/functions/prebuilt";
 /// Each image is an OCI layout (DIR/FORM/NAME), for tools that push to a registry, and a tar of it (DIR/FORM/NAME.tar),
 /// for `ctr image import`. The same components give the same bytes. Images of the forms wasm and artifact have another
 /// platform than the machine's and no root filesystem: import them with `--all-platforms --no-unpack` (containerd 1.6)
-/// or `--local --all-platforms --no-unpack` (2.x).
+/// or `--local --all-platforms --no-unpack` (2.x). Pods run every form; an artifact names no entrypoint, so that the pod has
+/// to (`command: ["/app.wasm"]`). `ctr run` itself refuses wasm on 1.6, and artifact on every version.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Functions, by the names of bench/functions/prebuilt [default: all]
