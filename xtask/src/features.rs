@@ -31,15 +31,19 @@ const FEATURES: [Feature; 2] = [
 /// Debian packages that the features need.
 pub const PACKAGES: [&str; 4] = ["libelf-dev", "libseccomp-dev", "pkg-config", "protobuf-compiler"];
 
-/// A crate that can only be built with the feature `containerd`'s packages.
-const CONTAINERD_CRATE: &str = "cwasi-testnode";
+/// Crates that can only be built with the feature `containerd`'s packages.
+const CONTAINERD_CRATES: [&str; 3] = ["cwasi-bench-start", "cwasi-stock-shim", "cwasi-testnode"];
 
 /// Adds `--workspace`, without what this machine cannot build, and the features that it can.
 pub fn whole_workspace(command: &mut Command) -> &mut Command {
     let available = available();
     command.arg("--workspace");
     if !available.iter().any(|feature| feature.feature == "containerd") {
-        command.args(["--exclude", CONTAINERD_CRATE]);
+        command.args(
+            CONTAINERD_CRATES
+                .iter()
+                .flat_map(|package| ["--exclude", package]),
+        );
     }
     for feature in available {
         command.arg("--features").arg(feature.name());
