@@ -14,10 +14,6 @@ use crate::{Result, native};
 /// Where images have the module.
 pub const APP: &str = "/app.wasm";
 
-/// A core module of WASI preview 1 that does nothing: `(module (func (export "_start")))`.
-pub const EMPTY_COMMAND: &[u8] =
-    b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x0a\x01\x06_start\0\0\x0a\x04\x01\x02\0\x0b";
-
 /// A core module without anything, so without `_start` as well.
 pub const NO_START: &[u8] = b"\0asm\x01\0\0\0";
 

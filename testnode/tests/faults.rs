@@ -13,6 +13,7 @@ node_tests!(
     the_peer_of_a_killed_function_sees_the_end,
     functions_run_without_an_agent_and_are_known_to_a_later_one,
     streams_outlive_the_agent,
+    an_agent_that_hangs_holds_nobody_up,
     pods_outlive_containerd,
     what_a_killed_shim_leaves_is_cleaned_up,
 );
@@ -155,6 +156,29 @@ fn streams_outlive_the_agent(node: &Node) -> Result<()> {
     }
     assert_eq!(streaming.sink.state()?, State::Running);
     Ok(())
+}
+
+fn an_agent_that_hangs_holds_nobody_up(node: &Node) -> Result<()> {
+    node.start_agent()?;
+    let image = node.import_function("inspect", Form::Rootfs)?;
+    let pod = node.pod(&PodSpec::new("patient"))?;
+    let agent = Pid::from_raw(node.agent().pid().expect("it was started"));
+    kill(agent, Signal::SIGSTOP).expect("stop the agent");
+    let spec = ContainerSpec::new("early", &image).args(["--sleep", "1000"]);
+    let early = pod.run(&spec)?;
+    early.says(Stream::Stdout, "\"args\"")?;
+    kill(agent, Signal::SIGCONT).expect("continue the agent");
+    node.agent().function("default", "patient", "early")?;
+
+    // Nor does it when the function ends.
+    kill(agent, Signal::SIGSTOP).expect("stop the agent");
+    early.stop(Duration::from_secs(30))?;
+    assert_eq!(early.wait()?, 143);
+    early.remove()?;
+    kill(agent, Signal::SIGCONT).expect("continue the agent");
+    wait::until("the agent forgets it", || {
+        Ok(node.agent().functions()?.is_empty().then_some(()))
+    })
 }
 
 fn pods_outlive_containerd(node: &Node) -> Result<()> {

@@ -60,10 +60,10 @@ fn pods_run_every_media_type(node: &Node) -> Result<()> {
 }
 
 fn modules_of_preview_1_run(node: &Node) -> Result<()> {
-    let reference = "docker.io/local/preview1:1";
-    node.import(&functions::image_of(reference, functions::EMPTY_COMMAND))?;
-    let pod = node.pod(&PodSpec::new("preview1"))?;
-    assert_eq!(pod.run(&ContainerSpec::new("module", reference))?.wait()?, 0);
+    for form in Form::ALL {
+        let image = node.import_function("inspect-p1", form)?;
+        inspect(node, form.name(), &image)?;
+    }
     Ok(())
 }
 

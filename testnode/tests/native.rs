@@ -1,13 +1,24 @@
 //! The node itself, proved with native containers and runc: whatever fails here is not the shim's fault.
 
+use std::panic;
+use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use cwasi_testnode::cri::{State, Stream};
+use cwasi_testnode::functions::is_alive;
 use cwasi_testnode::native::PEER;
+use cwasi_testnode::testing::{self, Release};
 use cwasi_testnode::{ContainerSpec, Node, PodSpec, Result, node_tests};
 use nix::sys::signal::Signal;
 
-node_tests!(native: ctr_runs_and_passes_the_exit_code_on, pods_talk_and_leave_nothing, stop_has_a_grace_period, pods_outlive_containerd);
+node_tests!(
+    native:
+    ctr_runs_and_passes_the_exit_code_on,
+    pods_talk_and_leave_nothing,
+    stop_has_a_grace_period,
+    pods_outlive_containerd,
+);
 
 /// The image of [`PEER`].
 const IMAGE: &str = "docker.io/local/peer:1";
@@ -83,4 +94,29 @@ fn pods_outlive_containerd(node: &Node) -> Result<()> {
     hello.stop(Duration::from_secs(30))?;
     assert_eq!(hello.wait()?, 143);
     Ok(())
+}
+
+#[test]
+fn a_panic_leaves_nothing() {
+    let made = Mutex::new(None);
+    let failed = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+        testing::on_node(Release::Installed, testing::native, |node| {
+            node.import(&PEER.image()?)?;
+            let pod = node.pod(&pod("panic"))?;
+            let hello = pod.run(&ContainerSpec::new("hello", IMAGE).args(["hello"]))?;
+            hello.says(Stream::Stdout, "hello")?;
+            *made.lock().expect("no panic before") = Some((node.name().to_owned(), hello.pid()?));
+            panic!("as a test that fails");
+        });
+    }));
+    // Nothing is made where there can be no node.
+    let Some((name, pid)) = made.into_inner().expect("no panic in between") else {
+        assert!(failed.is_ok());
+        return;
+    };
+    assert!(failed.is_err());
+    assert!(!is_alive(pid));
+    assert!(!Path::new("/tmp").join(&name).exists());
+    let cgroups = xtask::leftovers::Leftovers::now();
+    assert!(!format!("{cgroups:?}").contains(&name), "{cgroups:?}");
 }

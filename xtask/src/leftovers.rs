@@ -17,8 +17,10 @@ impl Leftovers {
         for bpffs in mount_points(&mounts, "bpf") {
             found.extend(entries(&bpffs));
         }
-        for cgroups in mount_points(&mounts, "cgroup2") {
-            add_cgroups(&cgroups, &mut found);
+        for kind in ["cgroup2", "cgroup"] {
+            for cgroups in mount_points(&mounts, kind) {
+                add_cgroups(&cgroups, &mut found);
+            }
         }
         Self(found)
     }
