@@ -134,6 +134,15 @@ impl Bundle {
             .collect()
     }
 
+    /// Whether its cgroup is systemd's to make: its path has the form `SLICE:PREFIX:NAME` then.
+    #[must_use]
+    pub fn wants_systemd(&self) -> bool {
+        let linux = self.spec.linux().as_ref();
+        let path = linux.and_then(|linux| linux.cgroups_path().as_ref());
+        path.and_then(|path| path.to_str())
+            .is_some_and(|path| !path.contains('/') && path.split(':').count() == 3)
+    }
+
     /// File of the network namespace that the container joins; `None` when it gets a new one, or the host's.
     #[must_use]
     pub fn netns(&self) -> Option<&Path> {

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use containerd_shimkit::zygote::{WireError, WireFd, Zygote};
 use serde::{Deserialize, Serialize};
+use zygote::{WireError, WireFd, Zygote};
 
 use super::error::ShimError;
 use crate::cache::{Cache, ROOT_DIR};

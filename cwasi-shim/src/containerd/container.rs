@@ -1,18 +1,18 @@
 //! A container as libcontainer makes it, each time in a process of its own: libcontainer changes the working directory and
 //! forks, which a process with threads cannot bear.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use containerd_shimkit::sandbox::InstanceConfig;
-use containerd_shimkit::set_logger_kv;
-use containerd_shimkit::zygote::{WireError, WireFd, Zygote};
 use libcontainer::container::Container as Youki;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use serde::{Deserialize, Serialize};
+use zygote::{WireError, WireFd, Zygote};
 
+use super::bundle::Bundle;
 use super::error::ShimError;
 use super::executor::Executor;
 use crate::code::Code;
@@ -20,10 +20,23 @@ use crate::code::Code;
 /// libcontainer's state, in the bundle: containerd removes it with the bundle whatever happens.
 const STATE_DIR: &str = "libcontainer";
 
+/// The FIFOs that containerd reads and writes; empty paths where a stream is not wanted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Stdio {
+    /// Standard input.
+    pub stdin: PathBuf,
+    /// Standard output.
+    pub stdout: PathBuf,
+    /// Standard error.
+    pub stderr: PathBuf,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Job {
     id: String,
-    config: InstanceConfig,
+    bundle: PathBuf,
+    systemd: bool,
+    stdio: Stdio,
     code: Option<WireFd<OwnedFd>>,
 }
 
@@ -40,16 +53,18 @@ impl Container {
     ///
     /// # Errors
     /// [`ShimError::Process`]: libcontainer's reason. Nothing of the container is left then.
-    pub fn create(id: &str, config: &InstanceConfig, code: Option<File>) -> Result<Self, ShimError> {
+    pub fn create(id: &str, bundle: &Bundle, stdio: &Stdio, code: Option<File>) -> Result<Self, ShimError> {
         let job = Job {
             id: id.to_owned(),
-            config: config.clone(),
+            bundle: bundle.dir.clone(),
+            systemd: bundle.wants_systemd(),
+            stdio: stdio.clone(),
             code: code.map(|file| WireFd::new(OwnedFd::from(file))),
         };
         let pid = in_process(create, job)?;
         Ok(Self {
             pid,
-            state: state_dir(&config.bundle, id),
+            state: state_dir(&bundle.dir, id),
         })
     }
 
@@ -117,34 +132,40 @@ fn with_causes(error: &WireError) -> String {
 }
 
 fn create(job: Job) -> Result<i32, WireError> {
-    set_logger_kv([("instance", job.id.as_str())]);
     let code = job.code.map(|fd| {
         // SAFETY: `Container::create` is given what `compile` made, by the engine of this very program.
         unsafe { Code::from_file(File::from(fd.into_inner())) }
     });
-    let config = &job.config;
     let mut builder = ContainerBuilder::new(job.id, SyscallType::Linux)
         .with_executor(Executor::new(code))
-        .with_root_path(config.bundle.join(STATE_DIR))?;
-    if let Ok(stdin) = config.open_stdin() {
+        .with_root_path(job.bundle.join(STATE_DIR))?;
+    if let Some(stdin) = open(&job.stdio.stdin)? {
         builder = builder.with_stdin(stdin);
     }
-    if let Ok(stdout) = config.open_stdout() {
+    if let Some(stdout) = open(&job.stdio.stdout)? {
         builder = builder.with_stdout(stdout);
     }
-    if let Ok(stderr) = config.open_stderr() {
+    if let Some(stderr) = open(&job.stdio.stderr)? {
         builder = builder.with_stderr(stderr);
     }
     let container = builder
-        .as_init(&config.bundle)
+        .as_init(&job.bundle)
         // The shim waits for it.
         .as_sibling(true)
-        .with_systemd(config.config.systemd_cgroup)
+        .with_systemd(job.systemd)
         .build()?;
     let pid = container
         .pid()
-        .ok_or(std::io::Error::other("libcontainer tells no pid"))?;
+        .ok_or_else(|| io::Error::other("libcontainer tells no pid"))?;
     Ok(pid.as_raw())
+}
+
+/// Opens a FIFO for reading and writing: neither end waits for containerd, and a containerd that restarts ends nothing.
+fn open(fifo: &Path) -> io::Result<Option<File>> {
+    if fifo.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    OpenOptions::new().read(true).write(true).open(fifo).map(Some)
 }
 
 fn delete(state: PathBuf) -> Result<(), WireError> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use containerd_shimkit::sandbox::Error as SandboxError;
+use containerd_shim::protos::ttrpc;
 use cwasi_client::cgroup::CgroupError;
 
 /// Why a container cannot be made or run. containerd passes the message on to whoever asked for the container.
@@ -72,6 +72,36 @@ pub enum ShimError {
         /// Its error.
         source: io::Error,
     },
+    /// mounting the root filesystem on {path} failed: {reason}
+    #[error("mounting the root filesystem on {path} failed: {reason}")]
+    Mount {
+        /// Directory of the root filesystem.
+        path: PathBuf,
+        /// What the kernel says.
+        reason: String,
+    },
+    /// the resources cannot be changed: {0}
+    #[error("the resources cannot be changed: {0}")]
+    Resources(String),
+    /// there is no container {0}
+    #[error("there is no container {0}")]
+    NotFound(String),
+    /// there is a container {0} already
+    #[error("there is a container {0} already")]
+    Exists(String),
+    /// container {id} is {state}, not {wanted}
+    #[error("container {id} is {state}, not {wanted}")]
+    State {
+        /// Id of the container.
+        id: String,
+        /// Where it is in its life.
+        state: &'static str,
+        /// Where it would have to be.
+        wanted: &'static str,
+    },
+    /// a guest has no use for {0}
+    #[error("a guest has no use for {0}")]
+    Unsupported(&'static str),
     /// {0}
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -90,22 +120,27 @@ impl ShimError {
     }
 }
 
-impl From<ShimError> for SandboxError {
+impl From<ShimError> for ttrpc::Error {
     fn from(error: ShimError) -> Self {
-        let message = error.to_string();
-        match error {
+        let code = match &error {
             ShimError::Bundle { .. }
             | ShimError::Annotation { .. }
             | ShimError::NoEntrypoint(_)
             | ShimError::NoCommand
             | ShimError::Layers(_)
             | ShimError::Platform { .. }
-            | ShimError::Load { .. } => Self::InvalidArgument(message),
-            // The other variants reach containerd with their Debug form around them.
+            | ShimError::Load { .. }
+            | ShimError::Resources(_) => ttrpc::Code::INVALID_ARGUMENT,
+            ShimError::NotFound(_) => ttrpc::Code::NOT_FOUND,
+            ShimError::Exists(_) => ttrpc::Code::ALREADY_EXISTS,
+            ShimError::State { .. } => ttrpc::Code::FAILED_PRECONDITION,
+            ShimError::Unsupported(_) => ttrpc::Code::UNIMPLEMENTED,
             ShimError::Containerd { .. }
             | ShimError::Io { .. }
+            | ShimError::Mount { .. }
             | ShimError::Cgroup(_)
-            | ShimError::Process(_) => Self::Any(anyhow::Error::new(error)),
-        }
+            | ShimError::Process(_) => ttrpc::Code::UNKNOWN,
+        };
+        Self::RpcStatus(ttrpc::get_status(code, error))
     }
 }

@@ -9,6 +9,7 @@ use libcontainer::workload::default::DefaultExecutor;
 use libcontainer::workload::{
     Executor as LibcontainerExecutor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
+use nix::sys::signal::{SigHandler, Signal, signal};
 use oci_spec::runtime::Spec;
 
 use super::bundle::guest_config;
@@ -70,6 +71,10 @@ impl LibcontainerExecutor for Executor {
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         if self.code.is_none() {
+            // Rust programs ignore it, and an ignored signal stays so across the exec.
+            // SAFETY: the default action runs no code.
+            let reset = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+            reset.map_err(|errno| ExecutorError::Other(format!("signal(SIGPIPE): {errno}")))?;
             return DefaultExecutor {}.exec(spec);
         }
         let Some((program, config)) = self.prepared.get() else {

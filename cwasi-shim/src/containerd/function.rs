@@ -89,7 +89,7 @@ pub fn describe(
     bundle: &Bundle,
     containerd_namespace: &str,
     id: &str,
-    pid: i32,
+    pid: u32,
     cgroup: &Path,
 ) -> FunctionSpec {
     let Pod {

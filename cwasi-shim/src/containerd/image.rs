@@ -35,33 +35,33 @@ pub struct Layer {
     pub bytes: Vec<u8>,
 }
 
+/// The Wasm layer of the image of the container `id`; `None` when the image has none. containerd is asked at `address`.
+///
+/// # Errors
+/// [`ShimError::Layers`] when it has several, [`ShimError::Containerd`].
+pub fn wasm_layer(address: &Path, namespace: &str, id: &str) -> Result<Option<Layer>, ShimError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| failed("socket", &error))?;
+    runtime.block_on(async {
+        let channel = containerd_client::connect(address)
+            .await
+            .map_err(|error| failed("socket", &error))?;
+        let namespace = namespace.to_owned();
+        Store { channel, namespace }.wasm_layer(id).await
+    })
+}
+
 /// containerd's services in one of its namespaces.
-#[derive(Debug)]
-pub struct Store {
+struct Store {
     channel: Channel,
     namespace: String,
 }
 
 impl Store {
-    /// Connects to containerd's gRPC socket.
-    ///
-    /// # Errors
-    /// [`ShimError::Containerd`].
-    pub async fn connect(address: &Path, namespace: &str) -> Result<Self, ShimError> {
-        let channel = containerd_client::connect(address)
-            .await
-            .map_err(|error| failed("socket", &error))?;
-        Ok(Self {
-            channel,
-            namespace: namespace.to_owned(),
-        })
-    }
-
-    /// The Wasm layer of the image of the container `id`; `None` when the image has none.
-    ///
-    /// # Errors
-    /// [`ShimError::Layers`] when it has several, [`ShimError::Containerd`].
-    pub async fn wasm_layer(&self, id: &str) -> Result<Option<Layer>, ShimError> {
+    async fn wasm_layer(&self, id: &str) -> Result<Option<Layer>, ShimError> {
         let Some(manifest) = self.manifest(id).await? else {
             return Ok(None);
         };

@@ -1,16 +1,23 @@
 //! The command line, which containerd uses: `start`, `delete`, and no word at all for the shim itself.
 
-use std::env;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::{env, io};
 
-use containerd_shim::Flags;
-use containerd_shimkit::Config;
-use containerd_shimkit::sandbox::cli::{Version, shim_main};
+use containerd_shim::api::DeleteResponse;
+use containerd_shim::protos::protobuf::{Message, MessageField};
+use containerd_shim::protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+use containerd_shim::publisher::RemotePublisher;
+use containerd_shim::util::{timestamp, write_address};
+use containerd_shim::{Config, ExitSignal, Flags, Shim as ContainerdShim, StartOpts};
+use zygote::Zygote;
 
 use super::bundle::Bundle;
 use super::error::ShimError;
-use super::instance::Instance;
-use super::{RUNTIME, remains};
+use super::events::Events;
+use super::service::Service;
+use super::{RUNTIME, logger, remains};
 use crate::exit;
 
 /// Where containerd's shims find its event service.
@@ -25,47 +32,70 @@ enum CallError {
     /// {0}
     #[error(transparent)]
     Shim(#[from] ShimError),
+    /// standard output: {0}
+    #[error("standard output: {0}")]
+    Output(String),
+    /// no log that containerd reads ({0}); containerd starts this program in a bundle
+    #[error("no log that containerd reads ({0}); containerd starts this program in a bundle")]
+    Log(io::Error),
 }
 
 /// Runs `containerd-shim-cwasi-v1` with this process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
-    if let Err(error) = before() {
-        eprintln!("containerd-shim-cwasi-v1: {error}");
-        return ExitCode::from(match error {
-            CallError::Usage(_) => exit::USAGE,
-            CallError::Shim(_) => 1,
-        });
+    match call() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("containerd-shim-cwasi-v1: {error}");
+            ExitCode::from(match error {
+                CallError::Usage(_) => exit::USAGE,
+                CallError::Shim(_) | CallError::Output(_) | CallError::Log(_) => 1,
+            })
+        }
     }
-    let version = Version {
-        version: env!("CARGO_PKG_VERSION"),
-        revision: option_env!("CWASI_REVISION").unwrap_or("unknown"),
-    };
-    shim_main::<Instance>(RUNTIME, version, Some(Config::default()));
-    ExitCode::SUCCESS
 }
 
-/// What shimkit does not do, or not with a clear word.
-fn before() -> Result<(), CallError> {
+fn call() -> Result<(), CallError> {
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     let flags = containerd_shim::parse(&arguments).map_err(|error| CallError::Usage(error.to_string()))?;
-    if flags.version || flags.info {
+    if flags.version {
+        println!("containerd-shim-cwasi-v1 {}", env!("CARGO_PKG_VERSION"));
         return Ok(());
+    }
+    if flags.info {
+        return info();
     }
     check(&flags, env::var_os(TTRPC_VARIABLE).is_some()).map_err(CallError::Usage)?;
     match flags.action.as_str() {
-        "start" => drop(Bundle::load(&remains::bundle(&flags.bundle)?)?),
-        // What cannot be removed must not keep containerd from hearing that the container is over.
-        "delete" => {
-            let removed = remains::bundle(&flags.bundle)
-                .and_then(|bundle| remains::remove(&bundle, &flags.namespace, &flags.id));
-            if let Err(error) = removed {
-                eprintln!("containerd-shim-cwasi-v1: {}: {error}", flags.id);
-            }
+        // containerd reads the bundle in this directory, and so must the shim.
+        "start" => drop(Bundle::load(&remains::bundle("")?)?),
+        // Before the first thread: what is forked from a process with threads inherits their locks.
+        "delete" => Zygote::init(),
+        _ => {
+            logger::init(flags.debug).map_err(CallError::Log)?;
+            Zygote::init();
         }
-        _ => {}
     }
+    let config = Config {
+        no_setup_logger: true,
+        ..Config::default()
+    };
+    containerd_shim::run::<Shim>(RUNTIME, Some(config));
     Ok(())
+}
+
+/// What containerd 2 asks of a runtime before it uses it.
+fn info() -> Result<(), CallError> {
+    let info = RuntimeInfo {
+        name: RUNTIME.to_owned(),
+        version: MessageField::some(RuntimeVersion {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    info.write_to_writer(&mut io::stdout().lock())
+        .map_err(|error| CallError::Output(error.to_string()))
 }
 
 fn check(flags: &Flags, has_ttrpc_address: bool) -> Result<(), String> {
@@ -85,6 +115,65 @@ fn check(flags: &Flags, has_ttrpc_address: bool) -> Result<(), String> {
         return Err(format!("no address of containerd's events ({TTRPC_VARIABLE})"));
     }
     Ok(())
+}
+
+/// The shim as containerd-shim drives it.
+struct Shim {
+    namespace: String,
+    id: String,
+    containerd: PathBuf,
+    bundle: String,
+    exit: Arc<ExitSignal>,
+}
+
+impl ContainerdShim for Shim {
+    type T = Service;
+
+    fn new(_runtime: &str, flags: &Flags, _config: &mut Config) -> Self {
+        Self {
+            namespace: flags.namespace.clone(),
+            id: flags.id.clone(),
+            containerd: PathBuf::from(&flags.address),
+            bundle: flags.bundle.clone(),
+            exit: Arc::default(),
+        }
+    }
+
+    /// Starts the shim of a container, or finds the one that serves its pod already.
+    fn start_shim(&mut self, opts: StartOpts) -> containerd_shim::Result<String> {
+        let bundle = remains::bundle("").and_then(|dir| Bundle::load(&dir));
+        let bundle = bundle.map_err(|error| containerd_shim::Error::InvalidArgument(error.to_string()))?;
+        let group = bundle.sandbox_id().unwrap_or(&self.id).to_owned();
+        let (_pid, address) = containerd_shim::spawn(opts, &group, Vec::new())?;
+        write_address(&address)?;
+        Ok(address)
+    }
+
+    /// Cleans up after a shim that is gone. What cannot be removed must not keep containerd from hearing that the container is
+    /// over.
+    fn delete_shim(&mut self) -> containerd_shim::Result<DeleteResponse> {
+        let removed = remains::bundle(&self.bundle)
+            .and_then(|bundle| remains::remove(&bundle, &self.namespace, &self.id));
+        if let Err(error) = removed {
+            eprintln!("containerd-shim-cwasi-v1: {}: {error}", self.id);
+        }
+        Ok(DeleteResponse {
+            exit_status: u32::from(exit::MEMORY_LIMIT),
+            exited_at: Some(timestamp()?).into(),
+            ..Default::default()
+        })
+    }
+
+    fn wait(&mut self) {
+        self.exit.wait();
+    }
+
+    fn create_task_service(&self, publisher: RemotePublisher) -> Service {
+        let address = env::var(TTRPC_VARIABLE).unwrap_or_default();
+        let events = Events::new(self.namespace.clone(), address, publisher);
+        let (namespace, containerd) = (self.namespace.clone(), self.containerd.clone());
+        Service::new(namespace, containerd, events, Arc::clone(&self.exit))
+    }
 }
 
 #[cfg(test)]

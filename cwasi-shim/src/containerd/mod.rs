@@ -12,7 +12,8 @@
 //! - [`executor`]: the container's process: it runs the guest, or executes the native program.
 //! - [`leaf`]: the cgroup v2 leaf of a guest, on pure and on hybrid hosts.
 //! - [`function`]: a guest as a function of the node's agent.
-//! - [`instance`]: the life of a container, as containerd asks for it.
+//! - [`task`]: the life of a container.
+//! - `service`: what containerd asks of the containers of a shim; `events` and `logger`: what it is told of them.
 //! - [`remains`]: what a shim that was killed left.
 //! - [`main`]: the command line.
 
@@ -20,14 +21,17 @@ pub mod bundle;
 pub mod compile;
 pub mod container;
 pub mod error;
+mod events;
 pub mod executor;
 pub mod function;
 pub mod image;
-pub mod instance;
 pub mod leaf;
+mod logger;
 mod main;
 mod pidfd;
 pub mod remains;
+mod service;
+pub mod task;
 pub mod workload;
 
 pub use error::ShimError;

@@ -1,15 +1,12 @@
-//! The end of a container's process, in spite of the reaper that shimkit runs.
+//! The end of a container's process, in spite of the reaper that containerd-shim runs.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Duration;
 use std::{io, ptr};
 
 use containerd_shim::monitor::{Subject, Subscription, Topic, monitor_subscribe};
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::error::ShimError;
 
@@ -17,9 +14,9 @@ use super::error::ShimError;
 const REAPER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A child process, named for good.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct PidFd {
-    fd: Arc<OwnedFd>,
+    fd: OwnedFd,
     pid: i32,
 }
 
@@ -30,18 +27,18 @@ impl PidFd {
     /// Names the child `pid`, and listens to the reaper from now on.
     ///
     /// # Errors
-    /// There is no such process. `pidfd_open` is in Linux 5.3, its non-blocking descriptors in 5.10.
+    /// There is no such process. `pidfd_open` is in Linux 5.3.
     pub(super) fn open(pid: i32) -> Result<(Self, Reaped), ShimError> {
         let failed = |reason: String| ShimError::Process(format!("pidfd_open of {pid}: {reason}"));
         let reaped = monitor_subscribe(Topic::Pid).map_err(|error| failed(error.to_string()))?;
         // SAFETY: the call takes a pid and flags, and makes a descriptor.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_NONBLOCK) };
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         let fd = i32::try_from(fd).unwrap_or(-1);
         if fd < 0 {
             return Err(failed(io::Error::last_os_error().to_string()));
         }
         // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
-        let fd = Arc::new(unsafe { OwnedFd::from_raw_fd(fd) });
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok((Self { fd, pid }, Reaped(reaped)))
     }
 
@@ -67,24 +64,17 @@ impl PidFd {
     }
 
     /// Waits for the end; gives the exit code, or 128 and the number of the signal that ended it.
-    pub(super) async fn wait(&self, reaped: Reaped) -> Result<u32, ShimError> {
+    pub(super) fn wait(&self, reaped: Reaped) -> Result<u32, ShimError> {
         let failed =
             |error: &dyn std::fmt::Display| ShimError::Process(format!("wait for {}: {error}", self.pid));
-        // SAFETY: `self` owns the descriptor, and is borrowed for longer than `ready` lives.
-        let ready = unsafe { AsyncFd::register_with_interest(self.fd.as_fd(), Interest::READABLE) };
-        let ready = ready.map_err(|error| failed(&error))?;
-        // Readable is dead, whoever has reaped it.
-        let _ready = ready.readable().await.map_err(|error| failed(&error))?;
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        let status = match waitid(Id::PIDFd(self.fd.as_fd()), flags) {
-            Ok(WaitStatus::Exited(_, code)) => Some(code),
-            Ok(WaitStatus::Signaled(_, signal, _)) => Some(128 + signal as i32),
-            Ok(_) | Err(Errno::ECHILD) => {
-                let pid = self.pid;
-                let told = tokio::task::spawn_blocking(move || reaped.status_of(pid)).await;
-                told.map_err(|error| failed(&error))?
+        let status = loop {
+            match waitid(Id::PIDFd(self.fd.as_fd()), WaitPidFlag::WEXITED) {
+                Ok(WaitStatus::Exited(_, code)) => break Some(code),
+                Ok(WaitStatus::Signaled(_, signal, _)) => break Some(128 + signal as i32),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::ECHILD) => break reaped.status_of(self.pid),
+                Err(errno) => return Err(failed(&errno)),
             }
-            Err(errno) => return Err(failed(&errno)),
         };
         status
             .and_then(|status| u32::try_from(status).ok())

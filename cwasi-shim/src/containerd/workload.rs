@@ -10,7 +10,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::bundle::Bundle;
 use super::error::ShimError;
-use super::image::Store;
+use super::image;
 
 /// Where a program is looked for when the container has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -40,7 +40,7 @@ impl Workload {
     ///
     /// # Errors
     /// There is no entrypoint, it is for another platform, or the image cannot be read.
-    pub async fn find(bundle: &Bundle, id: &str, address: &Path, namespace: &str) -> Result<Self, ShimError> {
+    pub fn find(bundle: &Bundle, id: &str, address: &Path, namespace: &str) -> Result<Self, ShimError> {
         let process = bundle.spec.process().as_ref().ok_or(ShimError::NoCommand)?;
         let program = process
             .args()
@@ -61,8 +61,7 @@ impl Workload {
                 return classify(file, &candidate);
             }
         }
-        let store = Store::connect(address, namespace).await?;
-        let layer = store.wasm_layer(id).await?;
+        let layer = image::wasm_layer(address, namespace, id)?;
         let layer = layer.ok_or_else(|| ShimError::NoEntrypoint(program.clone()))?;
         Ok(Self::Guest {
             name: layer.digest,

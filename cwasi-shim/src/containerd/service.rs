@@ -1,0 +1,277 @@
+//! containerd's task service: what containerd asks of the containers of this shim.
+//!
+//! containerd-shimkit has such a service, but it does not answer `Pids`: containerd (1.7, 2.x) takes a shim that does not for
+//! a leaked one when it starts again, and ends it with its containers.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use containerd_shim::api::{
+    ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse,
+    Empty, KillRequest, PidsRequest, PidsResponse, ShutdownRequest, StartRequest, StartResponse,
+    StateRequest, StateResponse, StatsRequest, StatsResponse, Status, UpdateTaskRequest, WaitRequest,
+    WaitResponse,
+};
+use containerd_shim::cgroup::{collect_metrics, update_resources};
+use containerd_shim::mount::mount_rootfs;
+use containerd_shim::protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskIO, TaskStart};
+use containerd_shim::protos::types::task::ProcessInfo;
+use containerd_shim::util::convert_to_any;
+use containerd_shim::{ExitSignal, Task as TaskService, TtrpcContext, TtrpcResult};
+
+use super::bundle::Bundle;
+use super::container::Stdio;
+use super::error::ShimError;
+use super::events::Events;
+use super::task::{State, Task, TaskSpec};
+
+/// The containers of one shim.
+pub(super) struct Service {
+    namespace: String,
+    containerd: PathBuf,
+    events: Arc<Events>,
+    exit: Arc<ExitSignal>,
+    tasks: RwLock<HashMap<String, Arc<Task>>>,
+}
+
+impl Service {
+    pub(super) fn new(namespace: String, containerd: PathBuf, events: Events, exit: Arc<ExitSignal>) -> Self {
+        Self {
+            namespace,
+            containerd,
+            events: Arc::new(events),
+            exit,
+            tasks: RwLock::default(),
+        }
+    }
+
+    /// The container `id`. An exec is none: a guest is not a place to execute programs in.
+    fn task(&self, id: &str, exec_id: &str) -> Result<Arc<Task>, ShimError> {
+        if !exec_id.is_empty() {
+            return Err(ShimError::Unsupported("exec"));
+        }
+        let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        tasks
+            .get(id)
+            .cloned()
+            .ok_or_else(|| ShimError::NotFound(id.to_owned()))
+    }
+
+    fn create_task(&self, request: CreateTaskRequest) -> Result<u32, ShimError> {
+        if request.terminal {
+            return Err(ShimError::Unsupported("a terminal"));
+        }
+        if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
+            return Err(ShimError::Unsupported("a checkpoint"));
+        }
+        if self.task(&request.id, "").is_ok() {
+            return Err(ShimError::Exists(request.id));
+        }
+        mount(&request)?;
+        let stdio = Stdio {
+            stdin: request.stdin.as_str().into(),
+            stdout: request.stdout.as_str().into(),
+            stderr: request.stderr.as_str().into(),
+        };
+        let spec = TaskSpec {
+            id: request.id.clone(),
+            namespace: self.namespace.clone(),
+            containerd: self.containerd.clone(),
+            bundle: request.bundle.as_str().into(),
+            stdio,
+        };
+        let (events, id) = (Arc::clone(&self.events), request.id.clone());
+        let task = Task::create(spec, move |task, exit| {
+            events.send(TaskExit {
+                container_id: id.clone(),
+                id,
+                pid: task.pid(),
+                exit_status: exit.code,
+                exited_at: Some(exit.at.clone()).into(),
+                ..Default::default()
+            });
+        })?;
+        let pid = task.pid();
+        let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
+        tasks.insert(request.id.clone(), task);
+        drop(tasks);
+        self.events.send(TaskCreate {
+            container_id: request.id,
+            bundle: request.bundle,
+            rootfs: request.rootfs,
+            io: Some(TaskIO {
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+                ..Default::default()
+            })
+            .into(),
+            pid,
+            ..Default::default()
+        });
+        Ok(pid)
+    }
+
+    fn delete_task(&self, id: &str, exec_id: &str) -> Result<DeleteResponse, ShimError> {
+        let task = self.task(id, exec_id)?;
+        let exit = task.delete()?;
+        let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
+        tasks.remove(id);
+        drop(tasks);
+        self.events.send(TaskDelete {
+            container_id: id.to_owned(),
+            pid: task.pid(),
+            exit_status: exit.code,
+            exited_at: Some(exit.at.clone()).into(),
+            ..Default::default()
+        });
+        Ok(DeleteResponse {
+            pid: task.pid(),
+            exit_status: exit.code,
+            exited_at: Some(exit.at).into(),
+            ..Default::default()
+        })
+    }
+
+    fn update_task(&self, request: &UpdateTaskRequest) -> Result<(), ShimError> {
+        let task = self.task(&request.id, "")?;
+        let failed = |error: &dyn std::fmt::Display| ShimError::Resources(error.to_string());
+        let resources = serde_json::from_slice(&request.resources.value).map_err(|error| failed(&error))?;
+        update_resources(task.pid(), &resources).map_err(|error| failed(&error))
+    }
+}
+
+impl TaskService for Service {
+    fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> TtrpcResult<CreateTaskResponse> {
+        Ok(CreateTaskResponse {
+            pid: self.create_task(request)?,
+            ..Default::default()
+        })
+    }
+
+    fn start(&self, _: &TtrpcContext, request: StartRequest) -> TtrpcResult<StartResponse> {
+        let task = self.task(&request.id, &request.exec_id)?;
+        let pid = task.start(|pid| {
+            self.events.send(TaskStart {
+                container_id: request.id.clone(),
+                pid,
+                ..Default::default()
+            });
+        })?;
+        Ok(StartResponse {
+            pid,
+            ..Default::default()
+        })
+    }
+
+    fn state(&self, _: &TtrpcContext, request: StateRequest) -> TtrpcResult<StateResponse> {
+        let task = self.task(&request.id, &request.exec_id)?;
+        let mut response = StateResponse {
+            id: request.id,
+            bundle: task.bundle().display().to_string(),
+            pid: task.pid(),
+            stdin: task.stdio().stdin.display().to_string(),
+            stdout: task.stdio().stdout.display().to_string(),
+            stderr: task.stdio().stderr.display().to_string(),
+            ..Default::default()
+        };
+        response.status = match task.state() {
+            State::Created => Status::CREATED,
+            State::Running => Status::RUNNING,
+            State::Stopped(exit) => {
+                response.exit_status = exit.code;
+                response.exited_at = Some(exit.at).into();
+                Status::STOPPED
+            }
+        }
+        .into();
+        Ok(response)
+    }
+
+    fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> TtrpcResult<PidsResponse> {
+        let task = self.task(&request.id, "")?;
+        // A guest has no other; a stopped one is still this shim's.
+        let process = ProcessInfo {
+            pid: task.pid(),
+            ..Default::default()
+        };
+        Ok(PidsResponse {
+            processes: vec![process],
+            ..Default::default()
+        })
+    }
+
+    fn kill(&self, _: &TtrpcContext, request: KillRequest) -> TtrpcResult<Empty> {
+        self.task(&request.id, &request.exec_id)?.kill(request.signal)?;
+        Ok(Empty::new())
+    }
+
+    fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> TtrpcResult<WaitResponse> {
+        let exit = self.task(&request.id, &request.exec_id)?.wait();
+        Ok(WaitResponse {
+            exit_status: exit.code,
+            exited_at: Some(exit.at).into(),
+            ..Default::default()
+        })
+    }
+
+    fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> TtrpcResult<DeleteResponse> {
+        Ok(self.delete_task(&request.id, &request.exec_id)?)
+    }
+
+    fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> TtrpcResult<Empty> {
+        self.update_task(&request)?;
+        Ok(Empty::new())
+    }
+
+    fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> TtrpcResult<StatsResponse> {
+        let task = self.task(&request.id, "")?;
+        let stats = convert_to_any(Box::new(collect_metrics(task.pid())?))?;
+        Ok(StatsResponse {
+            stats: Some(stats).into(),
+            ..Default::default()
+        })
+    }
+
+    fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> TtrpcResult<ConnectResponse> {
+        Ok(ConnectResponse {
+            shim_pid: process::id(),
+            task_pid: self
+                .task(&request.id, "")
+                .map(|task| task.pid())
+                .unwrap_or_default(),
+            ..Default::default()
+        })
+    }
+
+    fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> TtrpcResult<Empty> {
+        let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        // The other containers of a pod still need the shim.
+        if tasks.is_empty() {
+            self.exit.signal();
+        }
+        Ok(Empty::new())
+    }
+}
+
+/// Mounts the root filesystem where the bundle wants it. containerd unmounts it with the bundle.
+fn mount(request: &CreateTaskRequest) -> Result<(), ShimError> {
+    let rootfs = Bundle::load(Path::new(&request.bundle))?.rootfs()?;
+    fs::create_dir_all(&rootfs).map_err(|source| ShimError::Io {
+        call: "mkdir",
+        path: rootfs.clone(),
+        source,
+    })?;
+    for mount in &request.rootfs {
+        let kind = Some(mount.type_.as_str()).filter(|kind| !kind.is_empty());
+        let source = Some(mount.source.as_str()).filter(|source| !source.is_empty());
+        mount_rootfs(kind, source, &mount.options, &rootfs).map_err(|error| ShimError::Mount {
+            path: rootfs.clone(),
+            reason: error.to_string(),
+        })?;
+    }
+    Ok(())
+}
