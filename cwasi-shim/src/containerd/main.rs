@@ -1,9 +1,9 @@
 //! The command line, which containerd uses: `start`, `delete`, and no word at all for the shim itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::{env, io};
+use std::{env, fs, io};
 
 use containerd_shim::api::DeleteResponse;
 use containerd_shim::protos::protobuf::{Message, MessageField};
@@ -123,6 +123,8 @@ struct Shim {
     id: String,
     containerd: PathBuf,
     bundle: String,
+    /// The socket that containerd talks to; `None` unless this process serves it.
+    socket: Option<PathBuf>,
     exit: Arc<ExitSignal>,
 }
 
@@ -135,6 +137,11 @@ impl ContainerdShim for Shim {
             id: flags.id.clone(),
             containerd: PathBuf::from(&flags.address),
             bundle: flags.bundle.clone(),
+            socket: flags
+                .action
+                .is_empty()
+                .then(|| remains::socket(Path::new(".")))
+                .flatten(),
             exit: Arc::default(),
         }
     }
@@ -166,6 +173,10 @@ impl ContainerdShim for Shim {
 
     fn wait(&mut self) {
         self.exit.wait();
+        // containerd-shim does it, too, but looks the path up in a bundle that containerd may have removed by then.
+        if let Some(socket) = &self.socket {
+            let _ = fs::remove_file(socket);
+        }
     }
 
     fn create_task_service(&self, publisher: RemotePublisher) -> Service {

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use cwasi_client::announce::Announcements;
 use cwasi_client::cgroup;
 
 use super::container::delete_remains;
@@ -22,7 +23,7 @@ const ADDRESS_FILE: &str = "address";
 /// [`ShimError`]; containerd logs it.
 pub fn remove(bundle: &Path, namespace: &str, id: &str) -> Result<(), ShimError> {
     let socket = agent_socket();
-    let announced = cwasi_client::announce::Announcements::beside(&socket).get(&key(namespace, id));
+    let announced = Announcements::beside(&socket).get(&key(namespace, id));
     let announced = announced.ok().flatten().and_then(|spec| spec.cgroup);
     let hybrid = hybrid_path(namespace, id);
     let mut results = vec![delete_remains(bundle, id)];
@@ -42,19 +43,22 @@ pub fn remove(bundle: &Path, namespace: &str, id: &str) -> Result<(), ShimError>
     results.into_iter().collect()
 }
 
-/// Removes the socket of the shim, unless another shim listens on it by now.
+/// The socket on which the shim of a bundle listens, or listened.
+pub(super) fn socket(bundle: &Path) -> Option<PathBuf> {
+    let address = fs::read_to_string(bundle.join(ADDRESS_FILE)).ok()?;
+    address.trim().strip_prefix("unix://").map(PathBuf::from)
+}
+
+/// Removes the socket of the shim, unless a shim listens on it: another one, or this one, which serves the rest of its pod.
 fn remove_socket(bundle: &Path) -> Result<(), ShimError> {
-    let Ok(address) = fs::read_to_string(bundle.join(ADDRESS_FILE)) else {
+    let Some(path) = socket(bundle) else {
         return Ok(());
     };
-    let Some(path) = address.trim().strip_prefix("unix://").map(Path::new) else {
-        return Ok(());
-    };
-    match UnixStream::connect(path) {
+    match UnixStream::connect(&path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|source| ShimError::Io {
+            fs::remove_file(&path).map_err(|source| ShimError::Io {
                 call: "unlink",
-                path: path.to_owned(),
+                path,
                 source,
             })
         }
@@ -66,7 +70,7 @@ fn remove_socket(bundle: &Path) -> Result<(), ShimError> {
 ///
 /// # Errors
 /// [`ShimError::Io`] without a working directory.
-pub(super) fn bundle(named: &str) -> Result<std::path::PathBuf, ShimError> {
+pub(super) fn bundle(named: &str) -> Result<PathBuf, ShimError> {
     if named.is_empty() {
         env::current_dir().map_err(|source| ShimError::Io {
             call: "getcwd",
