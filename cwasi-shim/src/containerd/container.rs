@@ -5,6 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use libcontainer::container::Container as Youki;
 use libcontainer::container::builder::ContainerBuilder;
@@ -30,6 +32,10 @@ pub struct Stdio {
     /// Standard error.
     pub stderr: PathBuf,
 }
+
+/// Longest attempt to remove a container, and the pause between attempts.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
+const DELETE_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Serialize, Deserialize)]
 struct Job {
@@ -169,8 +175,14 @@ fn open(fifo: &Path) -> io::Result<Option<File>> {
 }
 
 fn delete(state: PathBuf) -> Result<(), WireError> {
-    if state.exists() {
-        Youki::load(state)?.delete(true)?;
+    let deadline = Instant::now() + DELETE_TIMEOUT;
+    while state.exists() {
+        match Youki::load(state.clone())?.delete(true) {
+            Ok(()) => break,
+            Err(error) if Instant::now() > deadline => return Err(error.into()),
+            // What was just killed keeps its cgroups busy until it is dead.
+            Err(_) => thread::sleep(DELETE_PAUSE),
+        }
     }
     Ok(())
 }
