@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
-use super::error::ShimError;
+use super::error::{ShimError, with_causes};
 use crate::guest::GuestConfig;
 use crate::network::{NetworkPolicy, Refusals};
 use crate::preopen::Preopen;
@@ -63,8 +63,8 @@ impl Bundle {
             path: dir.to_owned(),
             reason,
         };
-        let spec =
-            Spec::load(dir.join("config.json")).map_err(|error| broken(format!("config.json: {error}")))?;
+        let spec = Spec::load(dir.join("config.json"))
+            .map_err(|error| broken(format!("config.json: {}", with_causes(&error))))?;
         if spec.process().is_none() {
             return Err(broken("config.json has no process".to_owned()));
         }
@@ -275,4 +275,174 @@ fn has_option(mount: &Mount, option: &str) -> bool {
         .flatten()
         .rfind(|given| ["ro", "rw"].contains(&given.as_str()));
     last.is_some_and(|last| last == option)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn bundle(change: impl FnOnce(&mut Value)) -> (tempfile::TempDir, Result<Bundle, ShimError>) {
+        let mut config = json!({
+            "ociVersion": "1.0.2",
+            "root": { "path": "rootfs" },
+            "process": { "user": { "uid": 0, "gid": 0 }, "cwd": "/work", "args": ["/app.wasm", "x"], "env": ["A=b=c", "EMPTY=", "BARE"] },
+            "linux": {
+                "cgroupsPath": "/kubepods/pod1/c1",
+                "namespaces": [{ "type": "pid" }, { "type": "network", "path": "/run/netns/a" }],
+                "resources": { "memory": { "limit": 67_108_864 } }
+            },
+            "annotations": {
+                "io.kubernetes.cri.sandbox-id": "s1",
+                "io.kubernetes.cri.sandbox-name": "web-0",
+                "io.kubernetes.cri.sandbox-namespace": "shop",
+                "io.kubernetes.cri.container-name": "web",
+                "io.kubernetes.cri.container-type": "container",
+                "cwasi.dev/team": "blue",
+                "other.dev/x": "y"
+            }
+        });
+        change(&mut config);
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let loaded = Bundle::load(dir.path());
+        (dir, loaded)
+    }
+
+    fn config(change: impl FnOnce(&mut Value)) -> Result<GuestConfig, ShimError> {
+        guest_config(&bundle(change).1.unwrap().spec)
+    }
+
+    fn annotated(key: &str, value: &str) -> Result<GuestConfig, ShimError> {
+        config(|config| config["annotations"][key] = json!(value))
+    }
+
+    #[test]
+    fn a_container_of_a_pod_is_described() {
+        let (dir, bundle) = bundle(|_| {});
+        let bundle = bundle.unwrap();
+        assert_eq!(bundle.rootfs().unwrap(), dir.path().join("rootfs"));
+        assert_eq!(bundle.sandbox_id(), Some("s1"));
+        assert_eq!(bundle.container_name(), Some("web"));
+        assert!(!bundle.is_sandbox());
+        assert_eq!(bundle.netns(), Some(Path::new("/run/netns/a")));
+        let pod = bundle.pod();
+        assert_eq!(
+            (pod.name.as_deref(), pod.namespace.as_deref(), pod.uid),
+            (Some("web-0"), Some("shop"), None)
+        );
+        assert_eq!(
+            bundle.labels(),
+            [("cwasi.dev/team".to_owned(), "blue".to_owned())].into()
+        );
+    }
+
+    #[test]
+    fn what_a_guest_is_given_is_the_specifications() {
+        let config = config(|_| {}).unwrap();
+        assert_eq!(config.args, ["/app.wasm", "x"]);
+        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            config.env,
+            [variable("A", "b=c"), variable("EMPTY", ""), variable("BARE", "")]
+        );
+        assert_eq!(config.cwd.as_deref(), Some("/work"));
+        assert_eq!(config.memory_limit, Some(67_108_864));
+        assert_eq!(config.network, NetworkPolicy::unrestricted());
+        assert_eq!(config.http, crate::http::DEFAULT_ADDRESS);
+    }
+
+    #[test]
+    fn no_limit_is_no_limit() {
+        for limit in [-1, 0] {
+            let config = config(|config| config["linux"]["resources"]["memory"]["limit"] = json!(limit));
+            assert_eq!(config.unwrap().memory_limit, None, "{limit}");
+        }
+    }
+
+    #[test]
+    fn peers_come_from_the_annotation() {
+        let peers = ["10.0.0.0/8", "[::1]:80"].map(|peer| peer.parse().unwrap());
+        let config = annotated(ALLOW_NET, " 10.0.0.0/8, [::1]:80,").unwrap();
+        assert_eq!(config.network, NetworkPolicy::only(peers.to_vec()));
+        assert_eq!(
+            annotated(ALLOW_NET, "").unwrap().network,
+            NetworkPolicy::only(Vec::new())
+        );
+        let error = annotated(ALLOW_NET, "example.com").unwrap_err().to_string();
+        assert!(
+            error.starts_with("annotation cwasi.dev/allow-net: \"example.com\" cannot be used:"),
+            "{error}"
+        );
+        let error = annotated(ALLOW_NET, &"x".repeat(10_000)).unwrap_err().to_string();
+        assert!(error.len() < 400, "{error}");
+    }
+
+    #[test]
+    fn the_http_address_of_the_annotation_precedes_the_variables() {
+        let variable = |config: &mut Value| config["process"]["env"] = json!(["CWASI_HTTP_ADDR=0.0.0.0:1"]);
+        let address = |change: &dyn Fn(&mut Value)| config(|config| change(config)).unwrap().http.to_string();
+        assert_eq!(address(&variable), "0.0.0.0:1");
+        let both = |config: &mut Value| {
+            variable(config);
+            config["annotations"][HTTP_ADDRESS] = json!("[::]:2");
+        };
+        assert_eq!(address(&both), "[::]:2");
+        let error = annotated(HTTP_ADDRESS, "8080").unwrap_err().to_string();
+        assert!(error.contains("ADDR:PORT"), "{error}");
+    }
+
+    #[test]
+    fn volumes_are_preopened_as_they_are_mounted() {
+        let (kept, hidden) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = kept.path().join("file");
+        fs::write(&file, "").unwrap();
+        let mount = |at: &Path, kind: &str, options: &[&str]| json!({ "destination": at, "type": kind, "source": "/s", "options": options });
+        let config = config(|config| {
+            config["root"]["readonly"] = json!(true);
+            config["mounts"] = json!([
+                mount(Path::new("/proc"), "proc", &[]),
+                mount(Path::new("/dev"), "tmpfs", &[]),
+                mount(&file, "bind", &["ro"]),
+                mount(Path::new("/no/such/directory"), "bind", &["rw"]),
+                mount(kept.path(), "bind", &["rbind", "rw"]),
+                mount(kept.path(), "bind", &["rbind", "rw", "ro"]),
+                mount(hidden.path(), "cgroup", &["ro"]),
+            ]);
+        });
+        let preopens = config.unwrap().preopens;
+        let dir = |path: &Path| Preopen {
+            host: path.to_owned(),
+            guest: path.display().to_string(),
+            read_only: true,
+        };
+        assert_eq!(preopens, [dir(Path::new("/")), dir(kept.path())]);
+    }
+
+    #[test]
+    fn systemd_makes_the_cgroups_that_it_names() {
+        let wants = |path: &str| {
+            bundle(|config| config["linux"]["cgroupsPath"] = json!(path))
+                .1
+                .unwrap()
+                .wants_systemd()
+        };
+        assert!(wants("kubepods-pod1.slice:cri-containerd:c1"));
+        assert!(!wants("/kubepods/pod1/c1"));
+        assert!(!wants("/a:b:c"));
+        assert!(!wants("c1"));
+    }
+
+    #[test]
+    fn broken_bundles_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |loaded: Result<Bundle, ShimError>| loaded.unwrap_err().to_string();
+        assert!(error(Bundle::load(dir.path())).contains("config.json"));
+        let without = |key: &str| error(bundle(|config| drop(config.as_object_mut().unwrap().remove(key))).1);
+        assert!(without("process").ends_with("config.json has no process"));
+        assert!(without("linux").ends_with("config.json has no linux section"));
+        let nothing = config(|config| config["process"]["args"] = json!([]));
+        assert!(matches!(nothing, Err(ShimError::NoCommand)));
+    }
 }

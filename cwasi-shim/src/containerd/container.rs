@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use zygote::{WireError, WireFd, Zygote};
 
 use super::bundle::Bundle;
-use super::error::ShimError;
+use super::error::{ShimError, with_causes};
 use super::executor::Executor;
 use crate::code::Code;
 
@@ -121,20 +121,7 @@ where
             (job as usize, with),
         )
         .map_err(|error| ShimError::Process(error.to_string()))?
-        .map_err(|error| ShimError::Process(with_causes(&error)))
-}
-
-/// An error and its causes, each once.
-fn with_causes(error: &WireError) -> String {
-    let mut text = error.description().to_owned();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        if !text.contains(next.description()) {
-            text = format!("{text}: {}", next.description());
-        }
-        cause = next.source();
-    }
-    text
+        .map_err(|error| ShimError::Process(with_causes(&*error)))
 }
 
 fn create(job: Job) -> Result<i32, WireError> {

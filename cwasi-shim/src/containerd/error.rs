@@ -144,3 +144,17 @@ impl From<ShimError> for ttrpc::Error {
         Self::RpcStatus(ttrpc::get_status(code, error))
     }
 }
+
+/// An error and its causes on one line, each once.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let next_text = next.to_string();
+        if !text.contains(&next_text) {
+            text = format!("{text}: {next_text}");
+        }
+        cause = next.source();
+    }
+    text
+}

@@ -12,7 +12,7 @@ use containerd_client::with_namespace;
 use oci_spec::image::{Arch, Descriptor, ImageIndex, ImageManifest};
 use serde::de::DeserializeOwned;
 
-use super::error::ShimError;
+use super::error::{ShimError, with_causes};
 
 /// Media types of layers that are a component or module: the CNCF's artifact, runwasi's, and the earlier content type.
 pub const LAYER_TYPES: [&str; 3] = [
@@ -169,11 +169,55 @@ fn choose(manifests: &[Descriptor]) -> Option<&Descriptor> {
 }
 
 fn failed(call: &'static str, error: &dyn std::error::Error) -> ShimError {
-    let mut reason = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        reason = format!("{reason}: {next}");
-        cause = next.source();
-    }
+    let reason = with_causes(error);
     ShimError::Containerd { call, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn descriptors(platforms: &[(&str, &str)]) -> Vec<Descriptor> {
+        let described = platforms.iter().enumerate().map(|(number, (os, architecture))| {
+            let digest = format!("sha256:{number:064x}");
+            let platform = json!({ "os": os, "architecture": architecture });
+            let descriptor =
+                json!({ "mediaType": "application/wasm", "digest": digest, "size": 1, "platform": platform });
+            serde_json::from_value(descriptor).unwrap()
+        });
+        described.collect()
+    }
+
+    #[test]
+    fn the_manifest_for_wasm_is_preferred() {
+        let host = Arch::default().to_string();
+        let chosen = |platforms: &[(&str, &str)]| {
+            let manifests = descriptors(platforms);
+            choose(&manifests).map(|chosen| manifests.iter().position(|manifest| manifest == chosen).unwrap())
+        };
+        assert_eq!(chosen(&[("linux", &host), ("wasip1", "wasm")]), Some(1));
+        assert_eq!(chosen(&[("linux", "s390x"), ("linux", &host)]), Some(1));
+        assert_eq!(
+            chosen(&[("linux", "s390x")]),
+            Some(0),
+            "containerd has chosen it already"
+        );
+        assert_eq!(chosen(&[("linux", "s390x"), ("linux", "ppc64le")]), None);
+        assert_eq!(chosen(&[]), None);
+    }
+
+    #[test]
+    fn layers_are_told_by_their_media_type() {
+        let layer = |kind: &str| {
+            let digest = format!("sha256:{:064x}", 1);
+            serde_json::from_value::<Descriptor>(json!({ "mediaType": kind, "digest": digest, "size": 1 }))
+                .unwrap()
+        };
+        for kind in LAYER_TYPES {
+            assert!(is_wasm(&layer(kind)), "{kind}");
+        }
+        assert!(!is_wasm(&layer("application/vnd.oci.image.layer.v1.tar+gzip")));
+    }
 }
