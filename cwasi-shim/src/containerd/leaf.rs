@@ -111,3 +111,84 @@ fn failed(path: &Path, source: io::Error) -> ShimError {
         source,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    /// A child, as libcontainer starts a guest's process, and its end.
+    struct Guest(Child);
+
+    impl Guest {
+        fn new() -> Self {
+            Self(Command::new("sleep").arg("1000").spawn().unwrap())
+        }
+    }
+
+    impl Drop for Guest {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Whether this host lets this user make cgroups; says why not.
+    fn can_make_cgroups() -> bool {
+        let probe = cgroup::Leaf::create("leaf-test").map(drop);
+        probe.map_err(|error| eprintln!("skipped: {error}")).is_ok()
+    }
+
+    #[test]
+    fn a_guest_beside_its_shim_gets_a_leaf_of_its_own() {
+        if !can_make_cgroups() {
+            return;
+        }
+        let guest = Guest::new();
+        let id = format!("leaf-{}", process::id());
+        let leaf = Leaf::of_guest(guest.0.id(), "test", &id).unwrap();
+        assert_eq!(leaf.path(), hybrid_path("test", &id).unwrap());
+        assert_eq!(cgroup::of(guest.0.id()).unwrap(), leaf.path());
+        // The same again, as after a start that was tried twice.
+        assert_eq!(
+            Leaf::of_guest(guest.0.id(), "test", &id).unwrap().path(),
+            leaf.path()
+        );
+        leaf.remove().unwrap();
+        assert!(
+            !leaf.path().exists(),
+            "what was left in it is killed, and it is gone"
+        );
+        leaf.remove().unwrap();
+    }
+
+    #[test]
+    fn a_guest_in_a_cgroup_of_its_own_stays_there() {
+        if !can_make_cgroups() {
+            return;
+        }
+        let guest = Guest::new();
+        let container = cgroup::Leaf::create("container").unwrap();
+        container.add(guest.0.id()).unwrap();
+        let leaf = Leaf::of_guest(guest.0.id(), "test", "pure").unwrap();
+        assert_eq!(leaf.path(), container.path());
+        leaf.remove().unwrap();
+        assert!(
+            container.path().exists(),
+            "libcontainer made it, and libcontainer removes it"
+        );
+    }
+
+    #[test]
+    fn a_guest_that_is_gone_leaves_no_cgroup() {
+        if !can_make_cgroups() {
+            return;
+        }
+        let mut guest = Guest::new();
+        guest.0.kill().unwrap();
+        guest.0.wait().unwrap();
+        assert!(Leaf::of_guest(guest.0.id(), "test", "gone").is_err());
+        assert!(!hybrid_path("test", "gone").unwrap().exists());
+    }
+}
