@@ -52,12 +52,6 @@ impl Agent {
         self.directory.join(announce::DIRECTORY)
     }
 
-    /// Its bpffs directory.
-    #[must_use]
-    pub fn bpffs(&self) -> &Path {
-        &self.bpffs
-    }
-
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {

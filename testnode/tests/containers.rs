@@ -16,6 +16,7 @@ node_tests!(
     guests_get_arguments_variables_and_directory,
     streams_go_to_the_log,
     mounts_are_preopened,
+    guests_see_no_files_of_the_kernel,
     exit_codes_are_passed_on,
     stop_ends_a_guest_in_its_grace_period,
     killed_guests_say_so,
@@ -98,6 +99,21 @@ fn mounts_are_preopened(node: &Node) -> Result<()> {
     assert_eq!(refused["read"], "hello");
     assert!(refused["write"]["error"].is_string(), "{refused}");
     assert!(!directory.join("refused").exists());
+    Ok(())
+}
+
+fn guests_see_no_files_of_the_kernel(node: &Node) -> Result<()> {
+    let image = node.import_function("inspect", Form::Rootfs)?;
+    let pod = node.pod(&PodSpec::new("kernel"))?;
+    // A guest that could write its own process's memory would not be confined by WebAssembly.
+    for (name, directory) in [("proc", "/proc"), ("sys", "/sys")] {
+        let spec = ContainerSpec::new(name, &image).args(["--list", directory, "--read", "/proc/self/maps"]);
+        let inspect = pod.run(&spec)?;
+        assert_eq!(inspect.wait()?, 0, "{}", inspect.stderr()?);
+        let report = report(&inspect.stdout()?)?;
+        let empty = report["list"] == json!([]) || report["list"]["error"].is_string();
+        assert!(empty && report["read"]["error"].is_string(), "{report}");
+    }
     Ok(())
 }
 

@@ -150,21 +150,6 @@ impl Cri {
         Ok(answer.items.into_iter().map(|pod| pod.id).collect())
     }
 
-    /// The ids of all containers, dead ones included.
-    ///
-    /// # Errors
-    /// containerd does not answer.
-    pub fn containers(&self) -> Result<Vec<String>> {
-        let mut client = self.runtime();
-        let request = proto::ListContainersRequest { filter: None };
-        let answer = self.call("ListContainers", client.list_containers(request))?;
-        Ok(answer
-            .containers
-            .into_iter()
-            .map(|container| container.id)
-            .collect())
-    }
-
     /// Stops a pod: its containers are killed, its network goes. A pod that is gone is no error.
     ///
     /// # Errors

@@ -12,7 +12,6 @@ pub struct PodSpec {
     pub(super) namespace: String,
     pub(super) handler: String,
     annotations: HashMap<String, String>,
-    labels: HashMap<String, String>,
 }
 
 impl PodSpec {
@@ -24,7 +23,6 @@ impl PodSpec {
             namespace: "default".to_owned(),
             handler: "cwasi".to_owned(),
             annotations: HashMap::new(),
-            labels: HashMap::new(),
         }
     }
 
@@ -49,13 +47,6 @@ impl PodSpec {
         self
     }
 
-    /// With a label.
-    #[must_use]
-    pub fn label(mut self, name: &str, value: &str) -> Self {
-        self.labels.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
     /// The CRI's message; `uid` is what tells pods of the same name apart.
     pub(super) fn config(&self, uid: &str, logs: &Path, cgroup_parent: &str) -> proto::PodSandboxConfig {
         proto::PodSandboxConfig {
@@ -72,14 +63,6 @@ impl PodSpec {
                 servers: vec!["192.0.2.1".to_owned()],
                 ..Default::default()
             }),
-            // What kubelets add, which containerd puts into the annotations of every container.
-            labels: {
-                let mut labels = self.labels.clone();
-                labels.insert("io.kubernetes.pod.name".to_owned(), self.name.clone());
-                labels.insert("io.kubernetes.pod.namespace".to_owned(), self.namespace.clone());
-                labels.insert("io.kubernetes.pod.uid".to_owned(), uid.to_owned());
-                labels
-            },
             annotations: self.annotations.clone(),
             linux: Some(proto::LinuxPodSandboxConfig {
                 cgroup_parent: cgroup_parent.to_owned(),
@@ -128,7 +111,6 @@ impl ContainerSpec {
                     ..Default::default()
                 }),
                 log_path: format!("{name}.log"),
-                labels: HashMap::from([("io.kubernetes.container.name".to_owned(), name.to_owned())]),
                 ..Default::default()
             },
             resources: proto::LinuxContainerResources::default(),
