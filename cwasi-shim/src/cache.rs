@@ -401,6 +401,8 @@ impl Drop for Temporary<'_> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
     use proptest::prelude::*;
 
     use super::*;
@@ -558,6 +560,24 @@ mod tests {
             Cache::open(&file.join("below")),
             Err(CacheError::Io { call: "mkdir", .. })
         ));
+    }
+
+    #[test]
+    fn directories_without_executable_mappings_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        // The mount is seen by this thread only, and gone with it.
+        let opened = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            mount(none, &path, Some("tmpfs"), MsFlags::MS_NOEXEC, Some("mode=700"))?;
+            Ok::<_, Errno>(Cache::open(&path).unwrap_err())
+        });
+        match opened.join().unwrap() {
+            Ok(error) => assert!(matches!(error, CacheError::NoExec(_)), "{error}"),
+            Err(errno) => eprintln!("skipped: mounts: {errno}"),
+        }
     }
 
     #[test]

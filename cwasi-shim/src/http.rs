@@ -160,7 +160,9 @@ impl Server {
             let handled = handler.call_handle(&mut store, request, answer).await;
             handled.map_err(Failure::run)
         };
-        match handled.await {
+        let handled = handled.await;
+        store.data_mut().abort_bodies();
+        match handled {
             Ok(()) => Ok(0),
             Err(failure) => failure.ended(store.data()),
         }

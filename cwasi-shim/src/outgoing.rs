@@ -252,3 +252,74 @@ impl Body for TimedBody {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        runtime.unwrap().block_on(future)
+    }
+
+    #[test]
+    fn targets_have_the_port_of_their_scheme() {
+        for (authority, https, host, port) in [
+            ("example.org", false, "example.org", 80),
+            ("example.org", true, "example.org", 443),
+            ("user@example.org:8080", true, "example.org", 8080),
+            ("192.0.2.1:81", false, "192.0.2.1", 81),
+            ("[2001:db8::1]", true, "2001:db8::1", 443),
+            ("[::1]:8443", false, "::1", 8443),
+        ] {
+            let target = Target::new(&authority.parse().unwrap(), https);
+            assert_eq!((target.host.as_str(), target.port), (host, port), "{authority}");
+        }
+    }
+
+    #[test]
+    fn the_first_permitted_address_that_answers_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let forbidden: SocketAddr = "192.0.2.1:80".parse().unwrap();
+        let refused = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&refused);
+        let peers = Peers {
+            network: Arc::new(NetworkPolicy::only(vec!["127.0.0.0/8".parse().unwrap()])),
+            refusals: Refusals::new(move |peer| told.lock().unwrap().push(peer)),
+        };
+        let connect = |addresses: &[SocketAddr]| {
+            block_on(async {
+                peers
+                    .connect(addresses)
+                    .await
+                    .map(|stream| stream.peer_addr().unwrap())
+            })
+        };
+        assert_eq!(connect(&[forbidden, closed, open]).unwrap(), open);
+        assert!(
+            refused.lock().unwrap().is_empty(),
+            "nothing was kept from the guest"
+        );
+        assert!(matches!(connect(&[closed]), Err(Error::ConnectionRefused)));
+        assert!(matches!(connect(&[]), Err(Error::DestinationNotFound)));
+        assert!(matches!(
+            connect(&[forbidden]),
+            Err(Error::DestinationIpProhibited)
+        ));
+        assert_eq!(*refused.lock().unwrap(), [forbidden]);
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_trusted_is_told_apart() {
+        let untrusted = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let error = |cause| tls_error(io::Error::new(io::ErrorKind::InvalidData, cause));
+        assert!(matches!(error(untrusted), Error::TlsCertificateError));
+        assert!(matches!(error(rustls::Error::DecryptError), Error::Tls(_)));
+        tls().unwrap();
+    }
+}

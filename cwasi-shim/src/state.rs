@@ -1,10 +1,12 @@
 //! The host's side of one guest: what its calls work on.
 
+use std::mem;
 use std::sync::Arc;
 
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::body::{HostOutgoingBody, StreamContext};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::engine::one_line;
@@ -45,6 +47,16 @@ impl GuestState {
     /// What WASI 0.1 works on.
     pub(crate) const fn p1(&mut self) -> &mut WasiP1Ctx {
         &mut self.wasi
+    }
+
+    /// Makes the bodies that the guest has not finished end in an error. Otherwise, with the guest gone, whoever reads them
+    /// would take them for whole.
+    pub(crate) fn abort_bodies(&mut self) {
+        let entries = self.wasi.ctx().table.iter_mut();
+        for body in entries.filter_map(|entry| entry.downcast_mut::<HostOutgoingBody>()) {
+            let (nobodys, _) = HostOutgoingBody::new(StreamContext::Response, None, 1, 1);
+            mem::replace(body, nobodys).abort();
+        }
     }
 
     /// The first growth of memory that was refused.

@@ -1,15 +1,20 @@
 //! The engine with and without a cache.
 
 use std::fs;
-use std::io::{Read, Seek};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use cwasi_shim::cache::{Cache, CacheError};
 use cwasi_shim::code::Code;
 use cwasi_shim::engine::{CacheFailure, Engine, LoadError, Origin};
+use cwasi_shim::guest::{Guest, GuestConfig};
+use cwasi_shim::http::DEFAULT_ADDRESS;
+use cwasi_shim::network::{NetworkPolicy, Refusals};
+use cwasi_shim::program::Program;
 use sha2::{Digest, Sha256};
 
+use crate::functions::prebuilt;
 use crate::guests;
 
 fn only_entry(dir: &Path) -> PathBuf {
@@ -27,6 +32,37 @@ fn content(code: Code) -> Vec<u8> {
     file.rewind().unwrap();
     file.read_to_end(&mut bytes).unwrap();
     bytes
+}
+
+fn may_mount() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = u64::from_str_radix(effective.unwrap().trim(), 16).unwrap();
+    effective & (1 << CAP_SYS_ADMIN) != 0
+}
+
+fn config() -> GuestConfig {
+    GuestConfig {
+        args: Vec::new(),
+        env: Vec::new(),
+        preopens: Vec::new(),
+        cwd: None,
+        http: DEFAULT_ADDRESS,
+        network: NetworkPolicy::unrestricted(),
+        refusals: Refusals::new(|_| ()),
+        memory_limit: None,
+    }
+}
+
+fn ends_with(program: &Program, config: &GuestConfig) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime
+        .block_on(Guest::new(program, config).unwrap().run())
+        .unwrap()
 }
 
 fn load(cache: Option<&Cache>, wasm: &[u8]) -> Origin {
@@ -148,6 +184,108 @@ fn cache_that_cannot_be_written_stops_nothing() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn prepared_code_is_the_entry_that_all_share() {
+    if !may_mount() {
+        eprintln!("skipped: an entry is handed out on a read-only mount, which needs CAP_SYS_ADMIN");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let cache = Cache::open(&path).unwrap();
+    let engine = Engine::new().unwrap();
+    let wasm = guests::exits(3);
+    let first = engine.prepare(&wasm, Some(&cache)).unwrap();
+    assert!(compiled_cleanly(&first.origin));
+    let second = engine.prepare(&wasm, Some(&cache)).unwrap();
+    assert!(matches!(second.origin, Origin::Cache));
+    let inode = |code: Code| code.into_file().metadata().unwrap().ino();
+    let entry = fs::metadata(only_entry(&path)).unwrap().ino();
+    assert_eq!([inode(first.code), inode(second.code)], [entry; 2]);
+}
+
+#[test]
+fn without_a_cache_prepared_code_is_in_memory() {
+    let engine = Engine::new().unwrap();
+    let prepared = engine.prepare(&guests::exits(3), None).unwrap();
+    assert!(matches!(
+        &prepared.origin,
+        Origin::Compiled { stored: false, cache_errors } if cache_errors.is_empty()
+    ));
+    assert!(matches!(engine.link(&prepared.code), Ok(Program::Command(_))));
+    let mut file = prepared.code.into_file();
+    file.write_all(b"x").unwrap_err();
+    // SAFETY: the file is what the engine has just prepared.
+    let code = unsafe { Code::from_file(file) };
+    assert_eq!(ends_with(&engine.link(&code).unwrap(), &config()), 3);
+}
+
+#[test]
+fn what_cannot_run_is_told_before_it_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let cache = Cache::open(&path).unwrap();
+    let engine = Engine::new().unwrap();
+    for wasm in [
+        guests::library(),
+        guests::wants_a_stranger(),
+        guests::module(""),
+        guests::module_that_wants_a_stranger(),
+    ] {
+        engine.prepare(&wasm, Some(&cache)).unwrap_err();
+        engine.load(&wasm, Some(&cache)).unwrap_err();
+    }
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_no_machine_code_is_not_linked() {
+    let engine = Engine::new().unwrap();
+    for bytes in [&b""[..], b"hello", b"\x7fELF", &guests::exits(3)] {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        // SAFETY: it is no machine code, and the engine does not take it for that.
+        let code = unsafe { Code::from_file(file) };
+        assert!(matches!(engine.link(&code), Err(LoadError::Code(_))), "{bytes:?}");
+    }
+}
+
+#[test]
+fn programs_are_told_apart() {
+    let engine = Engine::new().unwrap();
+    let program = |wasm: &[u8]| engine.load(wasm, None).unwrap().program;
+    assert!(matches!(program(&guests::exits(0)), Program::Command(_)));
+    assert!(matches!(program(&prebuilt("http")), Program::Proxy(_)));
+    assert!(matches!(program(&prebuilt("inspect-p1")), Program::Module(_)));
+    let client = program(&guests::uses_http());
+    assert!(matches!(client, Program::Command(_)));
+    assert_eq!(ends_with(&client, &config()), 0, "commands have HTTP, too");
+    assert!(program(&guests::module_that_accepts()).imports_sockets());
+    assert!(!program(&guests::module(r#"(func (export "_start"))"#)).imports_sockets());
+    assert!(!program(&guests::connects(1, 1)).imports_sockets());
+}
+
+#[test]
+fn a_working_directory_is_told() {
+    let program = Engine::new()
+        .unwrap()
+        .load(&guests::measures_what_it_is_given(), None)
+        .unwrap()
+        .program;
+    assert_eq!(ends_with(&program, &config()), 0);
+    let cwd = GuestConfig {
+        cwd: Some("/srv/app".to_owned()),
+        ..config()
+    };
+    let variables = |variables: u8| 16 * variables;
+    assert_eq!(ends_with(&program, &cwd), 8 + variables(1), "and PWD is set");
+    let own = GuestConfig {
+        env: vec![("PWD".to_owned(), "/".to_owned())],
+        ..cwd
+    };
+    assert_eq!(ends_with(&program, &own), 8 + variables(1), "PWD was set already");
 }
 
 #[test]

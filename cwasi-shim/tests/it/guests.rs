@@ -136,6 +136,22 @@ pub(crate) fn tells_what_it_is_given() -> Vec<u8> {
     command(&imports, &items, run)
 }
 
+/// Ends with the length of its working directory's name, 0 if it has none, and 16 for each variable that it has.
+pub(crate) fn measures_what_it_is_given() -> Vec<u8> {
+    let imports = format!(
+        r#"{EXIT}
+        (import "wasi:cli/environment@0.2.12" "initial-cwd" (func $cwd (param i32)))
+        (import "wasi:cli/environment@0.2.12" "get-environment" (func $variables (param i32)))"#
+    );
+    let run = "(call $cwd (i32.const 0))
+        (call $variables (i32.const 16))
+        (call $leave (i32.add
+            (i32.mul (i32.load8_u (i32.const 0)) (i32.load (i32.const 8)))
+            (i32.mul (i32.const 16) (i32.load (i32.const 20)))))
+        (i32.const 0)";
+    command(&imports, "", run)
+}
+
 /// Opens `path` below its first directory, to read or to create it, and ends with 0, or 100 and the error code.
 /// Prints the name of that directory.
 pub(crate) fn opens(path: &str, create: bool) -> Vec<u8> {
@@ -227,6 +243,13 @@ pub(crate) fn waits() -> Vec<u8> {
     command(&imports, &items, run)
 }
 
+/// A command that makes header fields, as for a request, and ends with 0.
+pub(crate) fn uses_http() -> Vec<u8> {
+    let imports = r#"(import "wasi:http/types@0.2.12" "[constructor]fields" (func $fields (result i32)))"#;
+    let run = r#"(func (export "wasi:cli/run@0.2.12#run") (result i32) (drop (call $fields)) (i32.const 0))"#;
+    component("client", imports, run)
+}
+
 /// A command that imports what no host of WASI has.
 pub(crate) fn wants_a_stranger() -> Vec<u8> {
     let imports = r#"(import "host:extra/clock" "tick" (func $tick (result i32)))"#;
@@ -246,15 +269,6 @@ pub(crate) fn library() -> Vec<u8> {
 /// A core module of these items.
 pub(crate) fn module(items: &str) -> Vec<u8> {
     wat::parse_str(format!("(module {items})")).unwrap_or_else(|error| panic!("{error}\n{items}"))
-}
-
-/// A module of WASI 0.1 that ends itself with `code`.
-pub(crate) fn module_that_exits(code: u8) -> Vec<u8> {
-    module(&format!(
-        r#"(import "wasi_snapshot_preview1" "proc_exit" (func $leave (param i32)))
-        (memory (export "memory") 1)
-        (func (export "_start") (call $leave (i32.const {code})))"#
-    ))
 }
 
 /// A module of WASI 0.1 that ends with 0, or 100 and the error of asking for a connection on its standard input.

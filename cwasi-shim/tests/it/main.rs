@@ -2,6 +2,8 @@
 
 mod agent;
 mod engine;
+mod functions;
 mod guests;
+mod http;
 mod run;
 mod runner;

@@ -3,15 +3,18 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::functions::prebuilt;
+
 /// A component in a directory of its own, beside its cache.
 pub(crate) struct Runner {
     pub(crate) dir: tempfile::TempDir,
+    cache: PathBuf,
 }
 
 /// How a run ended.
@@ -57,7 +60,16 @@ impl Runner {
     pub(crate) fn new(wasm: &[u8]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("app.wasm"), wasm).unwrap();
-        Self { dir }
+        let cache = dir.path().join("cache");
+        Self { dir, cache }
+    }
+
+    /// A committed function, with a cache that all tests share: it is large, and compiled without optimization.
+    pub(crate) fn prebuilt(name: &str) -> Self {
+        Self {
+            cache: Path::new(env!("CARGO_TARGET_TMPDIR")).join("functions"),
+            ..Self::new(&prebuilt(name))
+        }
     }
 
     pub(crate) fn wasm(&self) -> PathBuf {
@@ -69,7 +81,7 @@ impl Runner {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cwasi-run"));
         command
             .env_clear()
-            .env("CWASI_CACHE_DIR", self.dir.path().join("cache"))
+            .env("CWASI_CACHE_DIR", &self.cache)
             .args(flags);
         command
             .stdin(Stdio::null())
@@ -100,8 +112,13 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts `command` and waits until its guest has printed its first line.
+    /// Starts `command` and waits until its guest has printed that it started.
     pub(crate) fn start(command: &mut Command) -> Self {
+        Self::start_with(command, |line| line == b"started\n")
+    }
+
+    /// Starts `command` and waits until its guest has printed its first line, which must be as expected.
+    pub(crate) fn start_with(command: &mut Command, expected: impl FnOnce(&[u8]) -> bool) -> Self {
         let mut child = command.spawn().unwrap();
         let mut line = Vec::new();
         // The buffer may take more than the line, but nothing that these tests look at.
@@ -109,7 +126,7 @@ impl Running {
             .read_until(b'\n', &mut line)
             .unwrap();
         let running = Self { child: Some(child) };
-        assert_eq!(line, b"started\n");
+        assert!(expected(&line), "{}", String::from_utf8_lossy(&line));
         running
     }
 

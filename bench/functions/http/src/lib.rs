@@ -8,6 +8,7 @@
 //! | `GET /hold/MIB/MS` | a line, after it has kept MIB MiB of memory for MS milliseconds |
 //! | `GET /fetch?URL` | the answer of `URL` (http: or https:), or 502 and why there is none |
 //! | `GET /trap` | none: it traps |
+//! | `GET /trap?late` | a line, and then it traps |
 
 use std::collections::BTreeMap;
 use std::env;
@@ -48,6 +49,10 @@ impl wasip2::exports::http::incoming_handler::Guest for Function {
                 }),
                 Err(error) => text(answer, 502, &format!("{error}\n")),
             },
+            (Method::Get, "/trap") if query == "late" => stream(answer, 200, |output| {
+                write(output, "it begins well\n");
+                panic!("as asked");
+            }),
             (Method::Get, "/trap") => panic!("as asked"),
             (Method::Get, path) => match path.strip_prefix("/hold/").and_then(hold) {
                 Some(line) => text(answer, 200, &line),
@@ -88,13 +93,15 @@ fn fetch(url: &str) -> Result<IncomingResponse, ErrorCode> {
 }
 
 fn text(answer: ResponseOutparam, status: u16, text: &str) {
-    stream(answer, status, |output| {
-        for piece in text.as_bytes().chunks(MAX_WRITE) {
-            output
-                .blocking_write_and_flush(piece)
-                .expect("the client takes the answer");
-        }
-    });
+    stream(answer, status, |output| write(output, text));
+}
+
+fn write(output: &OutputStream, text: &str) {
+    for piece in text.as_bytes().chunks(MAX_WRITE) {
+        output
+            .blocking_write_and_flush(piece)
+            .expect("the client takes the answer");
+    }
 }
 
 /// Answers with what `write` writes.
