@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::OnceLock;
 
 use crate::containerd::{Containerd, Runtime};
 use crate::node::Node;
@@ -53,13 +53,36 @@ pub enum Release {
 }
 
 impl Release {
-    fn find(self) -> Result<Containerd> {
-        // Tests begin side by side: only the first one downloads.
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _one = ONE_AT_A_TIME.lock();
-        match self {
-            Self::Installed => Containerd::installed(),
-            Self::Newer => Containerd::newer(),
+    /// Looks once in a process: what cannot be fetched takes its time to say so.
+    fn find(self) -> std::result::Result<Containerd, Unavailable> {
+        static INSTALLED: Found = Found::new();
+        static NEWER: Found = Found::new();
+        let (found, look): (_, fn() -> Result<Containerd>) = match self {
+            Self::Installed => (&INSTALLED, Containerd::installed),
+            Self::Newer => (&NEWER, Containerd::newer),
+        };
+        found.get_or_init(|| look().map_err(Unavailable::from)).clone()
+    }
+}
+
+type Found = OnceLock<std::result::Result<Containerd, Unavailable>>;
+
+/// Why there is no node.
+#[derive(Clone)]
+enum Unavailable {
+    /// Something is missing on this machine.
+    Skip(String),
+    /// Something is wrong.
+    Fail(String),
+}
+
+impl From<Error> for Unavailable {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Missing { .. } | Error::Build(xtask::Error::Missing { .. }) => {
+                Self::Skip(error.to_string())
+            }
+            _ => Self::Fail(error.to_string()),
         }
     }
 }
@@ -76,15 +99,12 @@ pub fn on_node(
     if let Some(reason) = missing() {
         return skipped(&reason);
     }
-    let found = release
-        .find()
-        .and_then(|containerd| Ok((containerd, runtimes()?)));
+    let runtimes = runtimes().map_err(Unavailable::from);
+    let found = release.find().and_then(|containerd| Ok((containerd, runtimes?)));
     let (containerd, runtimes) = match found {
         Ok(found) => found,
-        Err(reason @ (Error::Missing { .. } | Error::Build(xtask::Error::Missing { .. }))) => {
-            return skipped(&reason);
-        }
-        Err(error) => panic!("{error}"),
+        Err(Unavailable::Skip(reason)) => return skipped(&reason),
+        Err(Unavailable::Fail(error)) => panic!("{error}"),
     };
     let name = containerd.to_string();
     let node = Node::start(containerd, runtimes).unwrap_or_else(|error| panic!("{name}: {error}"));
