@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,10 +12,13 @@ use std::time::{Duration, Instant};
 use libcontainer::container::Container as Youki;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 use zygote::{WireError, WireFd, Zygote};
 
 use super::bundle::Bundle;
+use super::compile::engine;
 use super::error::{ShimError, with_causes};
 use super::executor::Executor;
 use crate::code::Code;
@@ -36,6 +40,9 @@ pub struct Stdio {
 /// Longest attempt to remove a container, and the pause between attempts.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
 const DELETE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Directories through which the kernel shows itself.
+const KERNEL_DIRS: [&str; 2] = ["/proc", "/sys"];
 
 #[derive(Serialize, Deserialize)]
 struct Job {
@@ -125,12 +132,18 @@ where
 }
 
 fn create(job: Job) -> Result<i32, WireError> {
-    let code = job.code.map(|fd| {
-        // SAFETY: `Container::create` is given what `compile` made, by the engine of this very program.
-        unsafe { Code::from_file(File::from(fd.into_inner())) }
-    });
+    let program = match job.code {
+        Some(fd) => {
+            // SAFETY: `Container::create` is given what `compile` made, by the engine of this very program.
+            let code = unsafe { Code::from_file(File::from(fd.into_inner())) };
+            // Here, where there is a /proc, code is mapped; the container's process inherits the mapping.
+            Some(engine()?.link(&code)?)
+        }
+        None => None,
+    };
+    let is_guest = program.is_some();
     let mut builder = ContainerBuilder::new(job.id, SyscallType::Linux)
-        .with_executor(Executor::new(code))
+        .with_executor(Executor::new(program))
         .with_root_path(job.bundle.join(STATE_DIR))?;
     if let Some(stdin) = open(&job.stdio.stdin)? {
         builder = builder.with_stdin(stdin);
@@ -141,7 +154,7 @@ fn create(job: Job) -> Result<i32, WireError> {
     if let Some(stderr) = open(&job.stdio.stderr)? {
         builder = builder.with_stderr(stderr);
     }
-    let container = builder
+    let mut container = builder
         .as_init(&job.bundle)
         // The shim waits for it.
         .as_sibling(true)
@@ -150,7 +163,29 @@ fn create(job: Job) -> Result<i32, WireError> {
     let pid = container
         .pid()
         .ok_or_else(|| io::Error::other("libcontainer tells no pid"))?;
+    // Not before: until its process waits for the start, libcontainer needs them itself.
+    if is_guest && let Err(error) = hide_kernel(pid.as_raw()) {
+        container.delete(true)?;
+        return Err(error.into());
+    }
     Ok(pid.as_raw())
+}
+
+/// Covers /proc and /sys in the mount namespace of a guest's process. A guest that sees the files of its own process can write
+/// that process's memory, and is no longer confined by WebAssembly.
+fn hide_kernel(pid: i32) -> io::Result<()> {
+    let namespace = |of: &str| File::open(format!("/proc/{of}/ns/mnt"));
+    let (here, there) = (namespace("self")?, namespace(&pid.to_string())?);
+    // The host's own: who runs a guest there wants to see the host.
+    if here.metadata()?.ino() == there.metadata()?.ino() {
+        return Ok(());
+    }
+    setns(&there, CloneFlags::CLONE_NEWNS)?;
+    for dir in KERNEL_DIRS.map(Path::new).into_iter().filter(|dir| dir.is_dir()) {
+        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("tmpfs"), dir, Some("tmpfs"), flags, Some("size=0,mode=555"))?;
+    }
+    Ok(())
 }
 
 /// Opens a FIFO for reading and writing: neither end waits for containerd, and a containerd that restarts ends nothing.

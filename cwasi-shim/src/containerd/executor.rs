@@ -13,8 +13,6 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use oci_spec::runtime::Spec;
 
 use super::bundle::guest_config;
-use super::compile::engine;
-use crate::code::Code;
 use crate::exit;
 use crate::guest::{Guest, GuestConfig, GuestError};
 use crate::program::Program;
@@ -23,46 +21,42 @@ use crate::signals;
 /// Runs one container's program.
 #[derive(Clone)]
 pub struct Executor {
-    code: Option<Rc<Code>>,
-    prepared: Rc<OnceCell<(Program, GuestConfig)>>,
+    guest: Option<Rc<Program>>,
+    config: Rc<OnceCell<GuestConfig>>,
 }
 
 impl Executor {
-    /// Runs the guest of `code`; without it, what the container's arguments name.
+    /// Runs `guest`; without one, what the container's arguments name.
     #[must_use]
-    pub fn new(code: Option<Code>) -> Self {
+    pub fn new(guest: Option<Program>) -> Self {
         Self {
-            code: code.map(Rc::new),
-            prepared: Rc::default(),
+            guest: guest.map(Rc::new),
+            config: Rc::default(),
         }
     }
 }
 
 impl LibcontainerExecutor for Executor {
-    /// What can be done before the start is done here: what is wrong fails the container's creation, and the start is quick.
+    /// What is wrong here fails the container's creation, not its start.
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        let Some(code) = &self.code else {
+        let Some(guest) = &self.guest else {
             // That the program is there is known; libcontainer's own check would also ask for a PATH, as pause images have none.
             return Ok(());
         };
-        let invalid =
-            |error: &dyn std::fmt::Display| ExecutorValidationError::ArgValidationError(error.to_string());
-        let program = engine()
-            .and_then(|engine| engine.link(code))
-            .map_err(|error| invalid(&error))?;
-        if program.imports_sockets() {
+        if guest.imports_sockets() {
             log::warn!(
                 "it imports sockets of WASI 0.1, which no host implements: build it for wasm32-wasip2"
             );
         }
-        let config = guest_config(spec).map_err(|error| invalid(&error))?;
+        let config = guest_config(spec)
+            .map_err(|error| ExecutorValidationError::ArgValidationError(error.to_string()))?;
         // libcontainer validates once.
-        let _ = self.prepared.set((program, config));
+        let _ = self.config.set(config);
         Ok(())
     }
 
     fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        match self.code {
+        match self.guest {
             // The guest has its variables from the specification; this process's own would only be in the way.
             Some(_) => Ok(()),
             None => DefaultExecutor {}.setup_envs(envs),
@@ -70,17 +64,17 @@ impl LibcontainerExecutor for Executor {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        if self.code.is_none() {
+        let Some(guest) = &self.guest else {
             // Rust programs ignore it, and an ignored signal stays so across the exec.
             // SAFETY: the default action runs no code.
             let reset = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
             reset.map_err(|errno| ExecutorError::Other(format!("signal(SIGPIPE): {errno}")))?;
             return DefaultExecutor {}.exec(spec);
-        }
-        let Some((program, config)) = self.prepared.get() else {
+        };
+        let Some(config) = self.config.get() else {
             return Err(ExecutorError::Other("the guest was not validated".to_owned()));
         };
-        let code = run(program, config).unwrap_or_else(|error| {
+        let code = run(guest, config).unwrap_or_else(|error| {
             // To the container's own log, as a native program's last words.
             eprintln!("cwasi: {error}");
             error.exit_code()
