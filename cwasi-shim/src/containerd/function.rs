@@ -122,6 +122,5 @@ pub fn describe(
             log::warn!("addresses of {id}: {error}");
             Vec::new()
         }),
-        ..FunctionSpec::default()
     }
 }
