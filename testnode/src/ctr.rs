@@ -44,24 +44,32 @@ impl Node {
             .run(|| wait::succeed(&mut self.ctr_command(arguments)))
     }
 
+    /// The id that [`Node::ctr_run`] gives a container: no other node has one of that id, as those of pods are random. Hosts
+    /// with cgroup v1 have guests' v2 leaves in one place for all containerds, by id.
+    #[must_use]
+    pub fn ctr_id(&self, name: &str) -> String {
+        format!("{}-{name}", self.name())
+    }
+
     /// Runs a container by `ctr run`, in a cgroup of the node, to its end. A `command` takes the place of the whole command line
     /// of the image, entrypoint included; empty, the image's own is run.
     ///
     /// # Errors
     /// [`Error::Missing`] for a runtime that the node does not know.
-    pub fn ctr_run<'a>(
-        &'a self,
+    pub fn ctr_run(
+        &self,
         handler: &str,
-        flags: &[&'a str],
-        image: &'a str,
-        id: &'a str,
-        command: &[&'a str],
+        flags: &[&str],
+        image: &str,
+        name: &str,
+        command: &[&str],
     ) -> Result<Output> {
-        let kind = self.runtime(handler)?.kind.clone();
-        self.know(id);
+        let kind = &self.runtime(handler)?.kind;
+        let id = self.ctr_id(name);
+        self.know(&id);
         let cgroup = format!("{}/{id}", self.cgroup_parent());
-        let head = ["run", "--runtime", &kind, "--cgroup", &cgroup];
-        self.ctr_output(&[&head, flags, &[image, id], command].concat())
+        let head = ["run", "--runtime", kind, "--cgroup", &cgroup];
+        self.ctr_output(&[&head, flags, &[image, &id], command].concat())
     }
 
     /// Imports an image for `ctr` and for CRI, and waits until CRI knows it.

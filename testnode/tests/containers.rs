@@ -20,6 +20,7 @@ node_tests!(
     exit_codes_are_passed_on,
     stop_ends_a_guest_in_its_grace_period,
     killed_guests_say_so,
+    signals_end_a_guest_as_any_program,
     native_programs_run_beside_guests,
 );
 
@@ -166,6 +167,31 @@ fn killed_guests_say_so(node: &Node) -> Result<()> {
     })?;
     killed.remove()?;
     assert!(pod.is_ready()?);
+    Ok(())
+}
+
+fn signals_end_a_guest_as_any_program(node: &Node) -> Result<()> {
+    let image = node.import_function("inspect", Form::Rootfs)?;
+    for (signal, code) in [
+        ("SIGHUP", 129),
+        ("SIGINT", 130),
+        ("SIGTERM", 143),
+        ("SIGKILL", 137),
+    ] {
+        let command = ["/app.wasm", "--sleep", "1000"];
+        let started = node.ctr_run("cwasi", &["--detach"], &image, signal, &command)?;
+        assert!(started.status.success(), "{started:?}");
+        let id = node.ctr_id(signal);
+        node.ctr(&["task", "kill", "--signal", signal, &id])?;
+        let words = wait::until(format!("the end by {signal}"), || {
+            // Refused while it runs; tells the exit code on stderr, and passes it on.
+            let removed = node.ctr_output(&["task", "delete", &id])?;
+            let words = wait::text(&removed.stderr);
+            Ok(words.contains("exit code").then_some(words))
+        })?;
+        assert!(words.contains(&format!("exit code {code}")), "{signal}: {words}");
+        node.ctr(&["container", "delete", &id])?;
+    }
     Ok(())
 }
 
