@@ -73,6 +73,18 @@ impl Cgroups {
         all.filter(|path| *path != self.runtime()).collect()
     }
 
+    /// The containers that have a cgroup, by the last part of its path.
+    pub(crate) fn containers(&self) -> Vec<String> {
+        let names = self.of_pods().into_iter().filter_map(|path| {
+            let name = path.file_name()?.to_str()?;
+            Some(name.to_owned())
+        });
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Processes in all of them.
     pub(crate) fn processes(&self) -> Vec<i32> {
         let trees = self.trees().flat_map(|tree| {
@@ -103,7 +115,6 @@ impl Cgroups {
                 format!("the removal of {}", tree.display()),
                 || match remove_tree(&tree) {
                     Ok(()) => Ok(Some(())),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(())),
                     // Processes that just died keep it busy for a moment.
                     Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(None),
                     Err(source) => Err(source).action(on("remove", &tree)),
@@ -112,6 +123,15 @@ impl Cgroups {
         }
         Ok(())
     }
+}
+
+/// Kills the guests in these containers' leaves outside of the node's own cgroups, and removes the leaves.
+pub(crate) fn remove_leaves(containers: &[String]) -> Result<()> {
+    for leaf in leaves(containers) {
+        cgroup::kill_all(&leaf)?;
+        cgroup::remove(&leaf)?;
+    }
+    Ok(())
 }
 
 /// The cgroup v2 leaves, outside of the node's own, that shims made for these containers on a hybrid host.
@@ -148,7 +168,11 @@ fn remove_tree(path: &Path) -> io::Result<()> {
     for child in children(path) {
         remove_tree(&child)?;
     }
-    fs::remove_dir(path)
+    match fs::remove_dir(path) {
+        // Whoever else removes it, it is gone.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
 }
 
 fn below(path: &Path) -> Vec<PathBuf> {

@@ -17,6 +17,7 @@ use crate::cgroups::{self, Cgroups};
 use crate::containerd::{self, Containerd, Layout, Process, Runtime};
 use crate::cri::Cri;
 use crate::error::{IoContext, on};
+use crate::functions::is_alive;
 use crate::namespaces::Namespaces;
 use crate::{Error, Result, native, snapshot, wait};
 
@@ -300,10 +301,7 @@ impl Node {
         let agent = self.agent.remove();
         drop(lock(&self.process).take());
         kill_all(&self.cgroups, Some(&self.namespaces))?;
-        for leaf in cgroups::leaves(&self.containers()) {
-            cwasi_client::cgroup::kill_all(&leaf)?;
-            cwasi_client::cgroup::remove(&leaf)?;
-        }
+        cgroups::remove_leaves(&self.containers())?;
         self.cgroups.remove()?;
         fs::remove_dir_all(&self.layout.dir).action(on("remove", &self.layout.dir))?;
         agent
@@ -370,11 +368,13 @@ fn reap() -> Result<()> {
             .to_string_lossy()
             .into_owned();
         let Some(owner) = owner(&name) else { continue };
-        if Path::new("/proc").join(owner.to_string()).exists() {
+        if is_alive(owner) {
             continue;
         }
         let cgroups = Cgroups::named(&name)?;
+        let containers = cgroups.containers();
         kill_all(&cgroups, None)?;
+        cgroups::remove_leaves(&containers)?;
         cgroups.remove()?;
         agent::remove_pins(&name);
         match fs::remove_dir_all(&directory) {
@@ -389,7 +389,7 @@ fn reap() -> Result<()> {
 }
 
 /// The process that made a node of this name.
-fn owner(name: &str) -> Option<u32> {
+fn owner(name: &str) -> Option<i32> {
     let (owner, number) = name.strip_prefix(PREFIX)?.split_once('-')?;
     number.parse::<u32>().ok()?;
     owner.parse().ok()
