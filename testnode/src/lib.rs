@@ -25,6 +25,7 @@ pub mod functions;
 pub mod namespaces;
 pub mod native;
 pub mod node;
+mod reap;
 mod snapshot;
 pub mod testing;
 pub mod wait;

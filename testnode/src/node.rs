@@ -12,20 +12,14 @@ use std::{env, thread};
 
 use nix::sys::signal::Signal;
 
-use crate::agent::{self, Agent};
+use crate::agent::Agent;
 use crate::cgroups::{self, Cgroups};
 use crate::containerd::{self, Containerd, Layout, Process, Runtime};
 use crate::cri::Cri;
 use crate::error::{IoContext, on};
-use crate::functions::is_alive;
 use crate::namespaces::Namespaces;
+use crate::reap::{self, PARENT, PREFIX};
 use crate::{Error, Result, native, snapshot, wait};
-
-/// Where nodes have their directories: paths of Unix sockets must be short.
-const PARENT: &str = "/tmp";
-
-/// Prefix of the names of all nodes; the id of the process that made it and a number follow.
-const PREFIX: &str = "cwasi-node-";
 
 /// How long what is left of a removed pod may take to go.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -56,7 +50,7 @@ impl Node {
     /// Something is missing on this machine, or containerd does not start.
     pub fn start(containerd: Containerd, runtimes: Vec<Runtime>) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        reap()?;
+        reap::reap()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", process::id());
         let layout = Layout {
@@ -300,7 +294,7 @@ impl Node {
     fn tear_down(&self) -> Result<()> {
         let agent = self.agent.remove();
         drop(lock(&self.process).take());
-        kill_all(&self.cgroups, Some(&self.namespaces))?;
+        reap::kill_all(&self.cgroups, Some(&self.namespaces))?;
         cgroups::remove_leaves(&self.containers())?;
         self.cgroups.remove()?;
         fs::remove_dir_all(&self.layout.dir).action(on("remove", &self.layout.dir))?;
@@ -342,96 +336,4 @@ fn tail(log: &str) -> String {
         .filter(|line| !NOISE.iter().any(|noise| line.contains(noise)))
         .collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")
-}
-
-/// Kills everything of a node, and waits until it is dead.
-fn kill_all(cgroups: &Cgroups, namespaces: Option<&Namespaces>) -> Result<()> {
-    let me = process::id().cast_signed();
-    wait::within(SETTLE, "every process of the node is dead", || {
-        let mut pids = cgroups.processes();
-        if let Some(namespaces) = namespaces {
-            pids.extend(namespaces.processes().into_iter().map(|(pid, _)| pid));
-        }
-        pids.retain(|pid| *pid != me);
-        let dead = pids.is_empty();
-        cgroups::kill_all(pids)?;
-        Ok(dead.then_some(()))
-    })
-}
-
-/// Removes the nodes of processes that died without doing it.
-fn reap() -> Result<()> {
-    for directory in crate::namespaces::files(Path::new(PARENT)) {
-        let name = directory
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let Some(owner) = owner(&name) else { continue };
-        if is_alive(owner) {
-            continue;
-        }
-        let cgroups = Cgroups::named(&name)?;
-        let containers = cgroups.containers();
-        kill_all(&cgroups, None)?;
-        cgroups::remove_leaves(&containers)?;
-        cgroups.remove()?;
-        agent::remove_pins(&name);
-        match fs::remove_dir_all(&directory) {
-            // Another process reaps at the same time.
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).action(on("remove", &directory));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// The process that made a node of this name.
-fn owner(name: &str) -> Option<i32> {
-    let (owner, number) = name.strip_prefix(PREFIX)?.split_once('-')?;
-    number.parse::<u32>().ok()?;
-    owner.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_tell_their_process() {
-        assert_eq!(owner("cwasi-node-77-0"), Some(77));
-        for other in ["cwasi-node-77", "cwasi-node-x-0", "cwasi-node-77-x", "node-77-0"] {
-            assert_eq!(owner(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn nodes_of_the_dead_are_reaped() {
-        if let Some(reason) = crate::testing::missing() {
-            return crate::testing::skipped(&reason);
-        }
-        // No process has this id: it is above the kernel's limit for pids.
-        let name = format!("{PREFIX}{}-0", 1 << 23);
-        let directory = Path::new(PARENT).join(&name);
-        let cgroups = Cgroups::named(&name).unwrap();
-        fs::create_dir_all(&directory).unwrap();
-        cgroups.create().unwrap();
-        let mut left = Command::new("/bin/sh")
-            .args(["-c", "echo $$ > \"$0\" && exec sleep 1000"])
-            .arg(cgroups.procs())
-            .spawn()
-            .unwrap();
-        wait::until("the process moves", || {
-            Ok((!cgroups.processes().is_empty()).then_some(()))
-        })
-        .unwrap();
-        // Its parent must reap it for the cgroup to become empty.
-        let waiter = thread::spawn(move || left.wait().unwrap());
-        reap().unwrap();
-        assert!(!waiter.join().unwrap().success());
-        assert!(!directory.exists());
-        assert!(!cgroups.procs().exists());
-    }
 }

@@ -1,5 +1,6 @@
 //! Pods and containers as a kubelet makes them, over containerd's CRI.
 
+mod container;
 mod log;
 mod pod;
 mod spec;
@@ -12,12 +13,14 @@ use std::time::Duration;
 use k8s_cri::v1 as proto;
 use proto::image_service_client::ImageServiceClient;
 use proto::runtime_service_client::RuntimeServiceClient;
+use serde_json::Value;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
+pub use container::{Container, State};
 pub use log::Stream;
-pub use pod::{Container, Pod, State};
+pub use pod::Pod;
 pub use spec::{ContainerSpec, PodSpec};
 
 use crate::error::IoContext;
@@ -175,4 +178,13 @@ impl Cri {
         self.call("RemovePodSandbox", client.remove_pod_sandbox(request))
             .map(drop)
     }
+}
+
+/// The JSON that a verbose status has.
+fn verbose(info: Option<&String>) -> Result<Value> {
+    let text = info.map_or("{}", String::as_str);
+    serde_json::from_str(text).map_err(|error| Error::Output {
+        program: "a verbose status".to_owned(),
+        detail: format!("{error}: {text}"),
+    })
 }
