@@ -134,12 +134,18 @@ impl Bundle {
             .collect()
     }
 
+    /// Path of its cgroup, as the specification has it.
+    #[must_use]
+    pub fn cgroups_path(&self) -> Option<PathBuf> {
+        self.spec.linux().as_ref()?.cgroups_path().clone()
+    }
+
     /// Whether its cgroup is systemd's to make: its path has the form `SLICE:PREFIX:NAME` then.
     #[must_use]
     pub fn wants_systemd(&self) -> bool {
-        let linux = self.spec.linux().as_ref();
-        let path = linux.and_then(|linux| linux.cgroups_path().as_ref());
-        path.and_then(|path| path.to_str())
+        let path = self.cgroups_path();
+        path.as_deref()
+            .and_then(Path::to_str)
             .is_some_and(|path| !path.contains('/') && path.split(':').count() == 3)
     }
 

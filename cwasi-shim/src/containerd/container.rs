@@ -9,11 +9,15 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use libcgroups::common::{CgroupConfig, CgroupManager, create_cgroup_manager};
 use libcontainer::container::Container as Youki;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::utils::get_cgroup_path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use zygote::{WireError, WireFd, Zygote};
 
@@ -41,6 +45,10 @@ pub struct Stdio {
 const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
 const DELETE_PAUSE: Duration = Duration::from_millis(10);
 
+/// What libcontainer (0.6) says when the messages of its processes come in another order than it thinks, and how often it may.
+const UNORDERED: &str = "expected: IntermediateReady";
+const CREATE_RETRIES: u32 = 3;
+
 /// Directories through which the kernel shows itself.
 const KERNEL_DIRS: [&str; 2] = ["/proc", "/sys"];
 
@@ -48,6 +56,7 @@ const KERNEL_DIRS: [&str; 2] = ["/proc", "/sys"];
 struct Job {
     id: String,
     bundle: PathBuf,
+    cgroup: PathBuf,
     systemd: bool,
     stdio: Stdio,
     code: Option<WireFd<OwnedFd>>,
@@ -70,6 +79,7 @@ impl Container {
         let job = Job {
             id: id.to_owned(),
             bundle: bundle.dir.clone(),
+            cgroup: get_cgroup_path(&bundle.cgroups_path(), id),
             systemd: bundle.wants_systemd(),
             stdio: stdio.clone(),
             code: code.map(|file| WireFd::new(OwnedFd::from(file))),
@@ -142,24 +152,27 @@ fn create(job: Job) -> Result<i32, WireError> {
         None => None,
     };
     let is_guest = program.is_some();
-    let mut builder = ContainerBuilder::new(job.id, SyscallType::Linux)
-        .with_executor(Executor::new(program))
-        .with_root_path(job.bundle.join(STATE_DIR))?;
-    if let Some(stdin) = open(&job.stdio.stdin)? {
-        builder = builder.with_stdin(stdin);
+    let executor = Executor::new(program);
+    let build = || build(&job.id, &job.bundle, job.systemd, &job.stdio, executor.clone());
+    let mut built = build();
+    // Nothing orders the messages of libcontainer's two processes, and on a busy node the second may come first.
+    for _ in 0..CREATE_RETRIES {
+        match &built {
+            Err(error) if with_causes(&**error).contains(UNORDERED) => {
+                sweep(&job.id, &job.cgroup, job.systemd)?;
+                built = build();
+            }
+            _ => break,
+        }
     }
-    if let Some(stdout) = open(&job.stdio.stdout)? {
-        builder = builder.with_stdout(stdout);
-    }
-    if let Some(stderr) = open(&job.stdio.stderr)? {
-        builder = builder.with_stderr(stderr);
-    }
-    let mut container = builder
-        .as_init(&job.bundle)
-        // The shim waits for it.
-        .as_sibling(true)
-        .with_systemd(job.systemd)
-        .build()?;
+    let mut container = match built {
+        Ok(container) => container,
+        Err(error) => {
+            // libcontainer's own clean-up does not kill.
+            sweep(&job.id, &job.cgroup, job.systemd)?;
+            return Err(error);
+        }
+    };
     let pid = container
         .pid()
         .ok_or_else(|| io::Error::other("libcontainer tells no pid"))?;
@@ -169,6 +182,60 @@ fn create(job: Job) -> Result<i32, WireError> {
         return Err(error.into());
     }
     Ok(pid.as_raw())
+}
+
+fn build(
+    id: &str,
+    bundle: &Path,
+    systemd: bool,
+    stdio: &Stdio,
+    executor: Executor,
+) -> Result<Youki, WireError> {
+    let mut builder = ContainerBuilder::new(id.to_owned(), SyscallType::Linux)
+        .with_executor(executor)
+        .with_root_path(bundle.join(STATE_DIR))?;
+    if let Some(stdin) = open(&stdio.stdin)? {
+        builder = builder.with_stdin(stdin);
+    }
+    if let Some(stdout) = open(&stdio.stdout)? {
+        builder = builder.with_stdout(stdout);
+    }
+    if let Some(stderr) = open(&stdio.stderr)? {
+        builder = builder.with_stderr(stderr);
+    }
+    let container = builder
+        .as_init(bundle)
+        // The shim waits for it.
+        .as_sibling(true)
+        .with_systemd(systemd)
+        .build()?;
+    Ok(container)
+}
+
+/// Kills what a creation that failed left in the container's cgroup, and removes the cgroup.
+fn sweep(id: &str, cgroup: &Path, systemd: bool) -> Result<(), WireError> {
+    let manager = create_cgroup_manager(CgroupConfig {
+        cgroup_path: cgroup.to_owned(),
+        systemd_cgroup: systemd,
+        container_name: id.to_owned(),
+    })?;
+    let deadline = Instant::now() + DELETE_TIMEOUT;
+    // A cgroup that was not made has no processes, and is an error to libcgroups.
+    while let Ok(pids) = manager.get_all_pids()
+        && !pids.is_empty()
+        && Instant::now() < deadline
+    {
+        for pid in pids {
+            // Whoever ended meanwhile is what is wanted.
+            let _ = kill(Pid::from_raw(pid.as_raw()), Signal::SIGKILL);
+        }
+        thread::sleep(DELETE_PAUSE);
+    }
+    // What was just killed keeps its cgroups busy until it is dead; one that was not made is removed already.
+    while manager.remove().is_err() && Instant::now() < deadline {
+        thread::sleep(DELETE_PAUSE);
+    }
+    Ok(())
 }
 
 /// Covers /proc and /sys in the mount namespace of a guest's process. A guest that sees the files of its own process can write

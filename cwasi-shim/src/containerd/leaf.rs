@@ -6,10 +6,12 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
 use cwasi_client::cgroup::{self, CgroupError, PARENT};
+use sha2::{Digest, Sha256};
 
 use super::error::ShimError;
 
@@ -25,7 +27,7 @@ impl Leaf {
     ///
     /// # Errors
     /// There is no cgroup v2, or the kernel refuses.
-    pub fn of_guest(pid: u32, namespace: &str, id: &str) -> Result<Self, ShimError> {
+    pub fn of_guest(pid: u32, bundle: &Path, namespace: &str, id: &str) -> Result<Self, ShimError> {
         let here = cgroup::of(pid)?;
         if here != cgroup::of(process::id())? && here != cgroup::unified_root()? {
             return Ok(Self {
@@ -33,7 +35,7 @@ impl Leaf {
                 made_here: false,
             });
         }
-        let path = hybrid_path(namespace, id)?;
+        let path = hybrid_path(bundle, namespace, id)?;
         make(&path)?;
         let leaf = Self {
             path,
@@ -74,14 +76,19 @@ impl Leaf {
 ///
 /// # Errors
 /// There is no cgroup v2.
-pub fn hybrid_path(namespace: &str, id: &str) -> Result<PathBuf, CgroupError> {
-    Ok(cgroup::unified_root()?.join(PARENT).join(key(namespace, id)))
+pub fn hybrid_path(bundle: &Path, namespace: &str, id: &str) -> Result<PathBuf, CgroupError> {
+    Ok(cgroup::unified_root()?
+        .join(PARENT)
+        .join(key(bundle, namespace, id)))
 }
 
-/// Names a container on this node, as a file name. Neither part has two hyphens in a row.
+/// Names a container on this node, as a file name: several containerds may each have a container of that name, but not in the
+/// same bundle. Neither namespace nor id has two hyphens in a row.
 #[must_use]
-pub fn key(namespace: &str, id: &str) -> String {
-    format!("{namespace}--{id}")
+pub fn key(bundle: &Path, namespace: &str, id: &str) -> String {
+    let digest = Sha256::digest(bundle.as_os_str().as_bytes());
+    let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{namespace}--{id}--{short}")
 }
 
 /// Makes the directory and its parent, which another shim may remove at any moment with the last of its leaves.
@@ -141,18 +148,36 @@ mod tests {
     }
 
     #[test]
+    fn containers_of_one_name_are_kept_apart() {
+        let of = |bundle: &str, namespace: &str, id: &str| key(Path::new(bundle), namespace, id);
+        assert_eq!(of("/run/a", "k8s.io", "c1"), of("/run/a", "k8s.io", "c1"));
+        assert_ne!(
+            of("/run/a", "k8s.io", "c1"),
+            of("/run/b", "k8s.io", "c1"),
+            "another containerd"
+        );
+        assert_ne!(of("/run/a", "a-b", "c"), of("/run/a", "a", "b-c"));
+        assert!(
+            of(&"/x".repeat(2000), &"n".repeat(76), &"i".repeat(76)).len() < 200,
+            "a file name"
+        );
+    }
+
+    #[test]
     fn a_guest_beside_its_shim_gets_a_leaf_of_its_own() {
         if !can_make_cgroups() {
             return;
         }
         let guest = Guest::new();
         let id = format!("leaf-{}", process::id());
-        let leaf = Leaf::of_guest(guest.0.id(), "test", &id).unwrap();
-        assert_eq!(leaf.path(), hybrid_path("test", &id).unwrap());
+        let leaf = Leaf::of_guest(guest.0.id(), Path::new("/b"), "test", &id).unwrap();
+        assert_eq!(leaf.path(), hybrid_path(Path::new("/b"), "test", &id).unwrap());
         assert_eq!(cgroup::of(guest.0.id()).unwrap(), leaf.path());
         // The same again, as after a start that was tried twice.
         assert_eq!(
-            Leaf::of_guest(guest.0.id(), "test", &id).unwrap().path(),
+            Leaf::of_guest(guest.0.id(), Path::new("/b"), "test", &id)
+                .unwrap()
+                .path(),
             leaf.path()
         );
         leaf.remove().unwrap();
@@ -171,7 +196,7 @@ mod tests {
         let guest = Guest::new();
         let container = cgroup::Leaf::create("container").unwrap();
         container.add(guest.0.id()).unwrap();
-        let leaf = Leaf::of_guest(guest.0.id(), "test", "pure").unwrap();
+        let leaf = Leaf::of_guest(guest.0.id(), Path::new("/b"), "test", "pure").unwrap();
         assert_eq!(leaf.path(), container.path());
         leaf.remove().unwrap();
         assert!(
@@ -188,7 +213,7 @@ mod tests {
         let mut guest = Guest::new();
         guest.0.kill().unwrap();
         guest.0.wait().unwrap();
-        assert!(Leaf::of_guest(guest.0.id(), "test", "gone").is_err());
-        assert!(!hybrid_path("test", "gone").unwrap().exists());
+        assert!(Leaf::of_guest(guest.0.id(), Path::new("/b"), "test", "gone").is_err());
+        assert!(!hybrid_path(Path::new("/b"), "test", "gone").unwrap().exists());
     }
 }

@@ -11,6 +11,7 @@ use containerd_shim::protos::types::introspection::{RuntimeInfo, RuntimeVersion}
 use containerd_shim::publisher::RemotePublisher;
 use containerd_shim::util::{timestamp, write_address};
 use containerd_shim::{Config, ExitSignal, Flags, Shim as ContainerdShim, StartOpts};
+use nix::sys::socket::{UnixAddr, getsockname};
 use zygote::Zygote;
 
 use super::bundle::Bundle;
@@ -22,6 +23,9 @@ use crate::exit;
 
 /// Where containerd's shims find its event service.
 const TTRPC_VARIABLE: &str = "TTRPC_ADDRESS";
+
+/// Descriptor of the shim's listener, as containerd-shim's `spawn` passes it.
+const LISTENER: i32 = 3;
 
 /// Why the program cannot do what it was called for.
 #[derive(Debug, thiserror::Error)]
@@ -137,11 +141,7 @@ impl ContainerdShim for Shim {
             id: flags.id.clone(),
             containerd: PathBuf::from(&flags.address),
             bundle: flags.bundle.clone(),
-            socket: flags
-                .action
-                .is_empty()
-                .then(|| remains::socket(Path::new(".")))
-                .flatten(),
+            socket: flags.action.is_empty().then(listener_path).flatten(),
             exit: Arc::default(),
         }
     }
@@ -185,6 +185,12 @@ impl ContainerdShim for Shim {
         let (namespace, containerd) = (self.namespace.clone(), self.containerd.clone());
         Service::new(namespace, containerd, events, Arc::clone(&self.exit))
     }
+}
+
+/// Where the listener is that the `start` process passed on; the bundle's file may not be written yet.
+fn listener_path() -> Option<PathBuf> {
+    let address: UnixAddr = getsockname(LISTENER).ok()?;
+    address.path().map(Path::to_owned)
 }
 
 #[cfg(test)]

@@ -23,12 +23,12 @@ const ADDRESS_FILE: &str = "address";
 /// [`ShimError`]; containerd logs it.
 pub fn remove(bundle: &Path, namespace: &str, id: &str) -> Result<(), ShimError> {
     let socket = agent_socket();
-    let announced = Announcements::beside(&socket).get(&key(namespace, id));
+    let announced = Announcements::beside(&socket).get(&key(bundle, namespace, id));
     let announced = announced.ok().flatten().and_then(|spec| spec.cgroup);
-    let hybrid = hybrid_path(namespace, id);
+    let hybrid = hybrid_path(bundle, namespace, id);
     let mut results = vec![delete_remains(bundle, id)];
     if let Some(cgroup) = announced.or_else(|| hybrid.as_ref().ok().cloned()) {
-        let ended = Function::new(socket, key(namespace, id), cgroup).end();
+        let ended = Function::new(socket, key(bundle, namespace, id), cgroup).end();
         results.push(ended.map_err(|error| ShimError::Process(error.to_string())));
     }
     // On a pure v2 host there is none.
@@ -44,7 +44,7 @@ pub fn remove(bundle: &Path, namespace: &str, id: &str) -> Result<(), ShimError>
 }
 
 /// The socket on which the shim of a bundle listens, or listened.
-pub(super) fn socket(bundle: &Path) -> Option<PathBuf> {
+fn socket(bundle: &Path) -> Option<PathBuf> {
     let address = fs::read_to_string(bundle.join(ADDRESS_FILE)).ok()?;
     address.trim().strip_prefix("unix://").map(PathBuf::from)
 }

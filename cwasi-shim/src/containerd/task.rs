@@ -87,10 +87,10 @@ struct Guest {
 impl Guest {
     /// Gives the guest its leaf, and makes the agent know it. A host on which that fails runs the guest on plain TCP.
     fn begin(bundle: &Bundle, spec: &TaskSpec, pid: u32) -> Option<Self> {
-        let leaf = Leaf::of_guest(pid, &spec.namespace, &spec.id)
+        let leaf = Leaf::of_guest(pid, &spec.bundle, &spec.namespace, &spec.id)
             .map_err(|error| log::warn!("{} stays on TCP: {error}", spec.id))
             .ok()?;
-        let key = key(&spec.namespace, &spec.id);
+        let key = key(&spec.bundle, &spec.namespace, &spec.id);
         let function = Function::new(agent_socket(), key, leaf.path().to_owned());
         function.begin(&describe(bundle, &spec.namespace, &spec.id, pid, leaf.path()));
         Some(Self { leaf, function })
