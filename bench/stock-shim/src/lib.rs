@@ -1,5 +1,5 @@
-//! What a node has without cwasi: a shim (`io.containerd.stock.v1`) of containerd-shim-wasm's plain [`Shim`] and [`Sandbox`],
-//! with wasmtime's default settings, as runwasi's wasmtime shim is one. It exists to be measured beside cwasi's.
+//! What a node has without cwasi: a shim (`io.containerd.stock.v1`) of containerd-shim-wasm's plain [`Shim`] and
+//! [`Sandbox`](containerd_shim_wasm::sandbox::Sandbox), with wasmtime's default settings, as runwasi's wasmtime shim is one. It exists to be measured beside cwasi's.
 //!
 //! It is given what makes that shim fast: layers of images of the platform `wasm` are compiled once, and containerd's content
 //! store keeps the result. It does less than runwasi's: commands of WASI 0.2 only, and no pool of instances, which costs a
