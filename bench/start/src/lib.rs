@@ -4,6 +4,9 @@
 //! every figure. Figures are ratios of medians of one run. Each round runs every peer once, in an order that rotates from
 //! round to round; a first round is not counted.
 //!
+//! The shims and the agent must be built beside the program:
+//! `cargo build --release -p cwasi-shim --features cwasi-shim/containerd -p cwasi-stock-shim -p cwasi-agent -p cwasi-bench-start`.
+//!
 //! - [`args`]: the command line of `cwasi-bench-start`.
 //! - [`peer`]: what is compared: functions of this shim, with and without compiled code, of a stock shim, and runc's containers.
 //! - [`stage`]: the node on which all of them run.
