@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process;
+use std::{process, thread};
 
 use cwasi_client::cgroup::{self, CgroupError, PARENT};
 use sha2::{Digest, Sha256};
@@ -70,6 +70,18 @@ impl Leaf {
         }
         Ok(())
     }
+}
+
+/// Has the kernel get ready for a move between cgroups. The first move for a while waits for an RCU grace period, 8 ms on the
+/// machine where it was measured, and a container's creation makes such a move; a move that moves nothing, made beside the
+/// work that comes before, takes that wait upon itself.
+pub fn anticipate_move() {
+    thread::spawn(|| {
+        if let Ok(here) = cgroup::of(process::id()) {
+            // Whoever may not do this waits later.
+            let _ = fs::write(here.join("cgroup.procs"), "0");
+        }
+    });
 }
 
 /// Where the leaf of a container is on a hybrid host; known without any state, so that it is found after a crash.

@@ -179,9 +179,9 @@ impl ContainerdShim for Shim {
         }
     }
 
-    fn create_task_service(&self, publisher: RemotePublisher) -> Service {
+    fn create_task_service(&self, _publisher: RemotePublisher) -> Service {
         let address = env::var(TTRPC_VARIABLE).unwrap_or_default();
-        let events = Events::new(self.namespace.clone(), address, publisher);
+        let events = Events::new(self.namespace.clone(), address);
         let (namespace, containerd) = (self.namespace.clone(), self.containerd.clone());
         Service::new(namespace, containerd, events, Arc::clone(&self.exit))
     }

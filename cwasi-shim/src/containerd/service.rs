@@ -26,6 +26,7 @@ use super::bundle::Bundle;
 use super::container::Stdio;
 use super::error::ShimError;
 use super::events::Events;
+use super::leaf;
 use super::task::{State, Task, TaskSpec};
 
 /// The containers of one shim.
@@ -70,6 +71,7 @@ impl Service {
         if self.task(&request.id, "").is_ok() {
             return Err(ShimError::Exists(request.id));
         }
+        leaf::anticipate_move();
         mount(&request)?;
         let stdio = Stdio {
             stdin: request.stdin.as_str().into(),
@@ -85,7 +87,7 @@ impl Service {
         };
         let (events, id) = (Arc::clone(&self.events), request.id.clone());
         let task = Task::create(spec, move |task, exit| {
-            events.send(TaskExit {
+            events.send(&TaskExit {
                 container_id: id.clone(),
                 id,
                 pid: task.pid(),
@@ -98,7 +100,7 @@ impl Service {
         let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
         tasks.insert(request.id.clone(), task);
         drop(tasks);
-        self.events.send(TaskCreate {
+        self.events.send(&TaskCreate {
             container_id: request.id,
             bundle: request.bundle,
             rootfs: request.rootfs,
@@ -121,7 +123,7 @@ impl Service {
         let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
         tasks.remove(id);
         drop(tasks);
-        self.events.send(TaskDelete {
+        self.events.send(&TaskDelete {
             container_id: id.to_owned(),
             pid: task.pid(),
             exit_status: exit.code,
@@ -155,7 +157,7 @@ impl TaskService for Service {
     fn start(&self, _: &TtrpcContext, request: StartRequest) -> TtrpcResult<StartResponse> {
         let task = self.task(&request.id, &request.exec_id)?;
         let pid = task.start(|pid| {
-            self.events.send(TaskStart {
+            self.events.send(&TaskStart {
                 container_id: request.id.clone(),
                 pid,
                 ..Default::default()
