@@ -53,6 +53,19 @@ impl Leaf {
         Ok(leaf)
     }
 
+    /// The leaf that a container on a hybrid host has, or had: known without any state, so that it is found after a crash. On a
+    /// pure v2 host there is none, which [`Leaf::remove`] does not mind.
+    ///
+    /// # Errors
+    /// There is no cgroup v2.
+    pub fn left_on_hybrid(bundle: &Path, namespace: &str, id: &str) -> Result<Self, CgroupError> {
+        let path = hybrid_path(bundle, namespace, id)?;
+        Ok(Self {
+            path,
+            made_here: true,
+        })
+    }
+
     /// Its directory.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -84,11 +97,7 @@ pub fn anticipate_move() {
     });
 }
 
-/// Where the leaf of a container is on a hybrid host; known without any state, so that it is found after a crash.
-///
-/// # Errors
-/// There is no cgroup v2.
-pub fn hybrid_path(bundle: &Path, namespace: &str, id: &str) -> Result<PathBuf, CgroupError> {
+fn hybrid_path(bundle: &Path, namespace: &str, id: &str) -> Result<PathBuf, CgroupError> {
     Ok(cgroup::unified_root()?
         .join(PARENT)
         .join(key(bundle, namespace, id)))

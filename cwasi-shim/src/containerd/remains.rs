@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use cwasi_client::announce::Announcements;
-use cwasi_client::cgroup;
 
 use super::container::delete_remains;
 use super::error::ShimError;
 use super::function::{Function, agent_socket};
-use super::leaf::{hybrid_path, key};
+use super::leaf::{Leaf, key};
 
 /// File of the bundle that says where the shim listened.
 const ADDRESS_FILE: &str = "address";
@@ -22,22 +21,17 @@ const ADDRESS_FILE: &str = "address";
 /// # Errors
 /// [`ShimError`]; containerd logs it.
 pub fn remove(bundle: &Path, namespace: &str, id: &str) -> Result<(), ShimError> {
-    let socket = agent_socket();
-    let announced = Announcements::beside(&socket).get(&key(bundle, namespace, id));
+    let (socket, key) = (agent_socket(), key(bundle, namespace, id));
+    let announced = Announcements::beside(&socket).get(&key);
     let announced = announced.ok().flatten().and_then(|spec| spec.cgroup);
-    let hybrid = hybrid_path(bundle, namespace, id);
+    let leaf = Leaf::left_on_hybrid(bundle, namespace, id).ok();
     let mut results = vec![delete_remains(bundle, id)];
-    if let Some(cgroup) = announced.or_else(|| hybrid.as_ref().ok().cloned()) {
-        let ended = Function::new(socket, key(bundle, namespace, id), cgroup).end();
+    if let Some(cgroup) = announced.or_else(|| Some(leaf.as_ref()?.path().to_owned())) {
+        let ended = Function::new(socket, key, cgroup).end();
         results.push(ended.map_err(|error| ShimError::Process(error.to_string())));
     }
-    // On a pure v2 host there is none.
-    if let Some(leaf) = hybrid.ok().filter(|leaf| leaf.exists()) {
-        results.push(
-            cgroup::kill_all(&leaf)
-                .and_then(|()| cgroup::remove(&leaf))
-                .map_err(ShimError::from),
-        );
+    if let Some(leaf) = leaf {
+        results.push(leaf.remove().map_err(ShimError::from));
     }
     results.push(remove_socket(bundle));
     results.into_iter().collect()

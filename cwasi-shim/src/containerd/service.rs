@@ -18,6 +18,7 @@ use containerd_shim::api::{
 use containerd_shim::cgroup::{collect_metrics, update_resources};
 use containerd_shim::mount::mount_rootfs;
 use containerd_shim::protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskIO, TaskStart};
+use containerd_shim::protos::types::mount::Mount;
 use containerd_shim::protos::types::task::ProcessInfo;
 use containerd_shim::util::convert_to_any;
 use containerd_shim::{ExitSignal, Task as TaskService, TtrpcContext, TtrpcResult};
@@ -72,7 +73,8 @@ impl Service {
             return Err(ShimError::Exists(request.id));
         }
         leaf::anticipate_move();
-        mount(&request)?;
+        let bundle = Bundle::load(Path::new(&request.bundle))?;
+        mount(&request.rootfs, &bundle.rootfs()?)?;
         let stdio = Stdio {
             stdin: request.stdin.as_str().into(),
             stdout: request.stdout.as_str().into(),
@@ -82,7 +84,7 @@ impl Service {
             id: request.id.clone(),
             namespace: self.namespace.clone(),
             containerd: self.containerd.clone(),
-            bundle: request.bundle.as_str().into(),
+            bundle,
             stdio,
         };
         let (events, id) = (Arc::clone(&self.events), request.id.clone());
@@ -173,7 +175,7 @@ impl TaskService for Service {
         let task = self.task(&request.id, &request.exec_id)?;
         let mut response = StateResponse {
             id: request.id,
-            bundle: task.bundle().display().to_string(),
+            bundle: task.bundle().dir.display().to_string(),
             pid: task.pid(),
             stdin: task.stdio().stdin.display().to_string(),
             stdout: task.stdio().stdout.display().to_string(),
@@ -260,18 +262,17 @@ impl TaskService for Service {
 }
 
 /// Mounts the root filesystem where the bundle wants it. containerd unmounts it with the bundle.
-fn mount(request: &CreateTaskRequest) -> Result<(), ShimError> {
-    let rootfs = Bundle::load(Path::new(&request.bundle))?.rootfs()?;
-    fs::create_dir_all(&rootfs).map_err(|source| ShimError::Io {
+fn mount(mounts: &[Mount], rootfs: &Path) -> Result<(), ShimError> {
+    fs::create_dir_all(rootfs).map_err(|source| ShimError::Io {
         call: "mkdir",
-        path: rootfs.clone(),
+        path: rootfs.to_owned(),
         source,
     })?;
-    for mount in &request.rootfs {
+    for mount in mounts {
         let kind = Some(mount.type_.as_str()).filter(|kind| !kind.is_empty());
         let source = Some(mount.source.as_str()).filter(|source| !source.is_empty());
-        mount_rootfs(kind, source, &mount.options, &rootfs).map_err(|error| ShimError::Mount {
-            path: rootfs.clone(),
+        mount_rootfs(kind, source, &mount.options, rootfs).map_err(|error| ShimError::Mount {
+            path: rootfs.to_owned(),
             reason: error.to_string(),
         })?;
     }

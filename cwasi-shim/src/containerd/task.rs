@@ -1,6 +1,6 @@
 //! One container's life, from its creation to its removal.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -30,8 +30,8 @@ pub struct TaskSpec {
     pub namespace: String,
     /// Address of containerd's gRPC socket.
     pub containerd: PathBuf,
-    /// Directory of the bundle; its root filesystem is mounted.
-    pub bundle: PathBuf,
+    /// The bundle; its root filesystem is mounted.
+    pub bundle: Bundle,
     /// The container's standard streams.
     pub stdio: Stdio,
 }
@@ -86,11 +86,12 @@ struct Guest {
 
 impl Guest {
     /// Gives the guest its leaf, and makes the agent know it. A host on which that fails runs the guest on plain TCP.
-    fn begin(bundle: &Bundle, spec: &TaskSpec, pid: u32) -> Option<Self> {
-        let leaf = Leaf::of_guest(pid, &spec.bundle, &spec.namespace, &spec.id)
+    fn begin(spec: &TaskSpec, pid: u32) -> Option<Self> {
+        let bundle = &spec.bundle;
+        let leaf = Leaf::of_guest(pid, &bundle.dir, &spec.namespace, &spec.id)
             .map_err(|error| log::warn!("{} stays on TCP: {error}", spec.id))
             .ok()?;
-        let key = key(&spec.bundle, &spec.namespace, &spec.id);
+        let key = key(&bundle.dir, &spec.namespace, &spec.id);
         let function = Function::new(agent_socket(), key, leaf.path().to_owned());
         function.begin(&describe(bundle, &spec.namespace, &spec.id, pid, leaf.path()));
         Some(Self { leaf, function })
@@ -116,8 +117,8 @@ impl Task {
         spec: TaskSpec,
         ended: impl FnOnce(&Self, &Exit) + Send + 'static,
     ) -> Result<Arc<Self>, ShimError> {
-        let bundle = Bundle::load(&spec.bundle)?;
-        let code = match Workload::find(&bundle, &spec.id, &spec.containerd, &spec.namespace)? {
+        let bundle = &spec.bundle;
+        let code = match Workload::find(bundle, &spec.id, &spec.containerd, &spec.namespace)? {
             Workload::Native => None,
             Workload::Guest { name, wasm } => {
                 // Bad annotations are told before anything is compiled.
@@ -136,7 +137,7 @@ impl Task {
             }
         };
         let is_guest = code.is_some();
-        let container = Container::create(&spec.id, &bundle, &spec.stdio, code)?;
+        let container = Container::create(&spec.id, bundle, &spec.stdio, code)?;
         let watched = PidFd::open(container.pid);
         let (process, reaped) = match watched {
             Ok(watched) => watched,
@@ -146,7 +147,7 @@ impl Task {
             }
         };
         let guest = is_guest
-            .then(|| Guest::begin(&bundle, &spec, container.pid.unsigned_abs()))
+            .then(|| Guest::begin(&spec, container.pid.unsigned_abs()))
             .flatten();
         if bundle.is_sandbox() {
             // The containers of the pod come next; the engine is ready for them then.
@@ -269,9 +270,9 @@ impl Task {
         self.container.pid.unsigned_abs()
     }
 
-    /// Directory of its bundle.
+    /// Its bundle.
     #[must_use]
-    pub fn bundle(&self) -> &Path {
+    pub const fn bundle(&self) -> &Bundle {
         &self.spec.bundle
     }
 
