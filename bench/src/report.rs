@@ -21,6 +21,18 @@ pub enum Format {
     Json,
 }
 
+/// The number of rounds that a command line asks for.
+///
+/// # Errors
+/// No number, or 0: there would be nothing to report.
+pub fn rounds(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(rounds) => Ok(rounds),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
 /// A table whose first columns, `names` of them, are text and whose others are numbers.
 #[must_use]
 pub fn table<const N: usize>(

@@ -47,6 +47,15 @@ impl Busy {
         self.caller.goes_on();
     }
 
+    /// A connection that is made now is enrolled, and every byte of it redirected.
+    fn new_connection_is_redirected(&mut self, agent: &Agent) {
+        let (address, bytes) = self.caller.talk(ROUNDS);
+        assert_eq!(
+            agent.flow_of(address).expect("enrolled").sent.redirect_bytes,
+            bytes
+        );
+    }
+
     fn finish(self, agent: &Agent) {
         self.caller.finish();
         drop(self.echo);
@@ -135,11 +144,7 @@ fn a_killed_agent_is_not_missed() {
             .flow_of(address)
             .expect("the connection of meanwhile is enrolled");
         assert_eq!((flow.path.as_str(), flow.sent.redirect_bytes), ("kernel", bytes));
-        let (address, bytes) = busy.caller.talk(ROUNDS);
-        assert_eq!(
-            agent.flow_of(address).expect("enrolled").sent.redirect_bytes,
-            bytes
-        );
+        busy.new_connection_is_redirected(&agent);
         busy.is_redirected(&agent);
     }
     assert!(agent.output(&["status"]).status.success());
@@ -172,11 +177,7 @@ fn agents_killed_while_they_start() {
     });
     never_less(&before, &counted(&agent));
     busy.is_redirected(&agent);
-    let (address, bytes) = busy.caller.talk(ROUNDS);
-    assert_eq!(
-        agent.flow_of(address).expect("enrolled").sent.redirect_bytes,
-        bytes
-    );
+    busy.new_connection_is_redirected(&agent);
     busy.finish(&agent);
 }
 
@@ -196,11 +197,7 @@ fn upgraded_under_load() {
         agent.run();
         never_less(&before, &counted(&agent));
         busy.is_redirected(&agent);
-        let (address, bytes) = busy.caller.talk(ROUNDS);
-        assert_eq!(
-            agent.flow_of(address).expect("enrolled").sent.redirect_bytes,
-            bytes
-        );
+        busy.new_connection_is_redirected(&agent);
     }
     busy.finish(&agent);
 }

@@ -52,7 +52,7 @@ struct Ab {
     only: Vec<Group>,
 
     /// Rounds that count, each with every mode
-    #[arg(long, default_value_t = 5, value_parser = rounds)]
+    #[arg(long, default_value_t = 5, value_parser = report::rounds)]
     rounds: usize,
 
     /// On which processors the peers run
@@ -70,14 +70,6 @@ struct Ab {
     /// How to print the figures
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
-}
-
-fn rounds(text: &str) -> std::result::Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("at least 1".to_owned()),
-        Ok(rounds) => Ok(rounds),
-        Err(error) => Err(format!("{error}")),
-    }
 }
 
 /// A kind of workload.

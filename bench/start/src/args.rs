@@ -31,20 +31,12 @@ pub struct Args {
     peers: Vec<Peer>,
 
     /// Rounds that count, each with every peer
-    #[arg(long, default_value_t = 10, value_parser = rounds)]
+    #[arg(long, default_value_t = 10, value_parser = report::rounds)]
     rounds: usize,
 
     /// How to print the figures
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
-}
-
-fn rounds(text: &str) -> std::result::Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("at least 1".to_owned()),
-        Ok(rounds) => Ok(rounds),
-        Err(error) => Err(format!("{error}")),
-    }
 }
 
 impl Args {
