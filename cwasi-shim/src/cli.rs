@@ -21,7 +21,9 @@ use crate::http;
 use crate::network::{NetworkPolicy, Peer, Refusals};
 use crate::preopen::Preopen;
 use crate::program::Program;
+use crate::sandbox;
 use crate::signals::{self, SignalError};
+use crate::stdio::Stdio;
 
 /// Run a WebAssembly program as a function of this node.
 ///
@@ -234,6 +236,7 @@ fn config(args: &Args) -> GuestConfig {
             .chain(args.command[1..].iter().cloned())
             .collect(),
         env: args.env.clone(),
+        stdio: Stdio::default(),
         preopens: args.dirs.clone(),
         cwd: None,
         http: args.http,
@@ -244,11 +247,7 @@ fn config(args: &Args) -> GuestConfig {
 }
 
 fn run_guest(guest: Guest) -> Result<u8, RunError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(RunError::EventLoop)?;
+    let runtime = sandbox::runtime().map_err(RunError::EventLoop)?;
     let ended = runtime.block_on(guest.run());
     // A name lookup that still runs must not hold the end up.
     runtime.shutdown_background();

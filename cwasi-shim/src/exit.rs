@@ -28,6 +28,9 @@ pub const TRAP: u8 = 134;
 /// The guest ended for want of memory: 128 + SIGKILL, as a container that the kernel's OOM killer ends.
 pub const MEMORY_LIMIT: u8 = 137;
 
+/// The guest was ended by whoever runs it: 128 + SIGKILL.
+pub const KILLED: u8 = by_signal(Signal::SIGKILL);
+
 /// The code of a guest that was ended by `signal`: 128 plus its number.
 #[must_use]
 pub const fn by_signal(signal: Signal) -> u8 {

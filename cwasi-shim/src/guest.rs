@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use wasmtime::{Error, Store, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
@@ -14,15 +15,17 @@ use crate::network::{NetworkPolicy, Refusals};
 use crate::preopen::Preopen;
 use crate::program::{Command, Module, Program};
 use crate::state::GuestState;
+use crate::stdio::{Stdio, Streams};
 
-/// What one guest is given. Its standard streams are this process's; its sockets are opened in the network namespace of
-/// the thread that runs it.
+/// What one guest is given. Its sockets are opened in the network namespace of the thread that runs it.
 #[derive(Clone, Debug)]
 pub struct GuestConfig {
     /// Arguments, the program's name first.
     pub args: Vec<String>,
     /// Environment variables; nothing of the host's environment is added.
     pub env: Vec<(String, String)>,
+    /// Its standard streams.
+    pub stdio: Stdio,
     /// Directories it sees. One below another is a directory of its own: its `read_only` holds in it, not the other's.
     pub preopens: Vec<Preopen>,
     /// Its working directory at the start, as it names it: what `wasi:cli/environment.initial-cwd` answers, and `PWD` unless
@@ -81,6 +84,12 @@ pub enum GuestError {
     /// the guest cannot be started: {0}
     #[error("the guest cannot be started: {0}")]
     Start(String),
+    /// the guest was ended from outside
+    #[error("the guest was ended from outside")]
+    Killed,
+    /// the host failed: {0}
+    #[error("the host failed: {0}")]
+    Host(String),
 }
 
 impl GuestError {
@@ -92,7 +101,8 @@ impl GuestError {
             Self::Listen { .. } => exit::LISTEN,
             Self::Trap { .. } => exit::TRAP,
             Self::MemoryLimit { .. } => exit::MEMORY_LIMIT,
-            Self::Start(_) => exit::HOST,
+            Self::Start(_) | Self::Host(_) => exit::HOST,
+            Self::Killed => exit::KILLED,
         }
     }
 }
@@ -105,7 +115,7 @@ pub struct Guest {
 enum Kind {
     Command(Command, Store<GuestState>),
     Module(Module, Store<GuestState>),
-    Proxy(Server),
+    Proxy(Arc<Server>),
 }
 
 impl fmt::Debug for Guest {
@@ -118,19 +128,24 @@ impl Guest {
     /// Opens the directories that `config` gives the guest. Sockets wait for [`Guest::run`].
     ///
     /// # Errors
-    /// [`GuestError::Preopen`].
+    /// [`GuestError::Preopen`], and [`GuestError::Start`] when its standard streams cannot be used.
     pub fn new(program: &Program, config: &GuestConfig) -> Result<Self, GuestError> {
         let budget = Budget::new(config.memory_limit);
+        let streams = Streams::open(&config.stdio)
+            .map_err(|error| GuestError::Start(format!("its standard streams: {error}")))?;
         let kind = match program {
             Program::Command(command) => {
-                let store = GuestState::store(command.pre.engine(), config, &budget)?;
+                let store = GuestState::store(command.pre.engine(), config, &streams, &budget)?;
                 Kind::Command(command.clone(), store)
             }
             Program::Module(module) => {
-                let store = GuestState::store(module.pre.module().engine(), config, &budget)?;
+                let store = GuestState::store(module.pre.module().engine(), config, &streams, &budget)?;
                 Kind::Module(module.clone(), store)
             }
-            Program::Proxy(proxy) => Kind::Proxy(Server::new(proxy.clone(), config.clone(), budget)?),
+            Program::Proxy(proxy) => {
+                let server = Server::new(proxy.clone(), config.clone(), streams, budget)?;
+                Kind::Proxy(Arc::new(server))
+            }
         };
         Ok(Self { kind })
     }
@@ -143,15 +158,23 @@ impl Guest {
     /// [`GuestError::Listen`] of one that handles HTTP.
     pub async fn run(self) -> Result<u8, GuestError> {
         match self.kind {
-            Kind::Command(command, mut store) => match run_command(&command, &mut store).await {
-                Ok(Ok(())) => Ok(0),
-                Ok(Err(())) => Ok(1),
-                Err(failure) => failure.ended(store.data()),
-            },
-            Kind::Module(module, mut store) => match run_module(&module, &mut store).await {
-                Ok(()) => Ok(0),
-                Err(failure) => failure.ended(store.data()),
-            },
+            Kind::Command(command, mut store) => {
+                let ended = run_command(&command, &mut store).await;
+                store.data_mut().unwritten().write().await;
+                match ended {
+                    Ok(Ok(())) => Ok(0),
+                    Ok(Err(())) => Ok(1),
+                    Err(failure) => failure.ended(store.data()),
+                }
+            }
+            Kind::Module(module, mut store) => {
+                let ended = run_module(&module, &mut store).await;
+                store.data_mut().unwritten().write().await;
+                match ended {
+                    Ok(()) => Ok(0),
+                    Err(failure) => failure.ended(store.data()),
+                }
+            }
             Kind::Proxy(server) => match server.run().await? {},
         }
     }

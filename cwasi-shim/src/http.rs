@@ -2,9 +2,10 @@
 
 use std::convert::Infallible;
 use std::fmt::Display;
+use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use wasmtime::Store;
 use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -27,6 +29,7 @@ use crate::guest::{Failure, GuestConfig, GuestError};
 use crate::limits::Budget;
 use crate::program::Proxy;
 use crate::state::GuestState;
+use crate::stdio::Streams;
 
 /// Where a guest is served unless it is told otherwise: port 8080 of every IPv4 address.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 8080));
@@ -44,31 +47,41 @@ type Answer = Result<Response<HyperOutgoingBody>, ErrorCode>;
 pub(crate) struct Server {
     proxy: Proxy,
     config: GuestConfig,
+    streams: Streams,
     budget: Arc<Budget>,
+    tasks: Tasks,
 }
 
 impl Server {
     /// A server whose instances together take their memory from `budget`.
-    pub(crate) fn new(proxy: Proxy, config: GuestConfig, budget: Arc<Budget>) -> Result<Self, GuestError> {
+    pub(crate) fn new(
+        proxy: Proxy,
+        config: GuestConfig,
+        streams: Streams,
+        budget: Arc<Budget>,
+    ) -> Result<Self, GuestError> {
         let server = Self {
             proxy,
             config,
+            streams,
             budget,
+            tasks: Tasks::default(),
         };
         // What every request would fail with is told before the first one.
         server.store().map(|_| server)
     }
 
-    /// Serves HTTP/1.1 until the process ends. A request that fails is told on standard error, and so is the address.
-    pub(crate) async fn run(self) -> Result<Infallible, GuestError> {
+    /// Serves HTTP/1.1 until it is dropped, which ends connections and instances. A request that fails is told on standard
+    /// error, and so is the address.
+    pub(crate) async fn run(self: Arc<Self>) -> Result<Infallible, GuestError> {
         let listener = listen(self.config.http)?;
         if let Ok(address) = listener.local_addr() {
             tell(&format_args!("serving HTTP on {address}"));
         }
-        let server = Arc::new(self);
+        let _end = AbortOnDrop(&self.tasks);
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(Arc::clone(&server).converse(stream))),
+                Ok((stream, _)) => drop(self.tasks.spawn(Arc::clone(&self).converse(stream))),
                 Err(error) if ended_early(&error) => {}
                 Err(error) => {
                     tell(&format_args!("a connection cannot be accepted: {error}"));
@@ -105,7 +118,9 @@ impl Server {
         let failed = |why: &dyn Display| tell(&format_args!("{shown}: {why}"));
         let (sender, receiver) = oneshot::channel();
         // On its own, because a guest may go on after it has answered.
-        let instance = tokio::spawn(self.handle(shown.clone(), request, sender));
+        let instance = self
+            .tasks
+            .spawn(Arc::clone(&self).handle(shown.clone(), request, sender));
         match receiver.await {
             Ok(Ok(response)) => return response,
             Ok(Err(code)) => failed(&format_args!("the guest answered with an error: {code}")),
@@ -113,7 +128,7 @@ impl Server {
                 Ok(true) => failed(&"the guest ended without an answer"),
                 // It was told where it happened.
                 Ok(false) => {}
-                Err(error) => failed(&error),
+                Err(_) => failed(&"the host failed"),
             },
         }
         plain(StatusCode::INTERNAL_SERVER_ERROR, "the function failed\n")
@@ -162,6 +177,7 @@ impl Server {
         };
         let handled = handled.await;
         store.data_mut().abort_bodies();
+        store.data_mut().unwritten().write().await;
         match handled {
             Ok(()) => Ok(0),
             Err(failure) => failure.ended(store.data()),
@@ -169,7 +185,41 @@ impl Server {
     }
 
     fn store(&self) -> Result<Store<GuestState>, GuestError> {
-        GuestState::store(self.proxy.pre.engine(), &self.config, &self.budget)
+        GuestState::store(self.proxy.pre.engine(), &self.config, &self.streams, &self.budget)
+    }
+}
+
+/// Connections and instances of a server.
+#[derive(Default)]
+struct Tasks(Mutex<JoinSet<()>>);
+
+impl Tasks {
+    /// Starts `task`; what it returns can be awaited.
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (sender, receiver) = oneshot::channel();
+        let mut tasks = self.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            // Nobody may wait for it.
+            let _ = sender.send(task.await);
+        });
+        receiver
+    }
+
+    fn lock(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the tasks of a server that is not run any more: they have it, so that it does not end by itself.
+struct AbortOnDrop<'a>(&'a Tasks);
+
+impl Drop for AbortOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.lock().abort_all();
     }
 }
 

@@ -10,6 +10,8 @@
 //! - [`network`]: which peers a guest may connect to.
 //! - [`preopen`]: which directories a guest sees.
 //! - [`enrol`]: the guest's process as a function of the node's agent.
+//! - [`sandbox`]: guests that run side by side on one thread.
+//! - [`stdio`]: a guest's standard streams.
 //! - [`signals`]: an orderly end on the signals that end a container.
 //! - [`exit`]: the exit codes.
 //! - [`cli`]: the command line of `cwasi-run`.
@@ -30,5 +32,7 @@ pub mod network;
 mod outgoing;
 pub mod preopen;
 pub mod program;
+pub mod sandbox;
 pub mod signals;
 mod state;
+pub mod stdio;

@@ -13,6 +13,7 @@ use crate::engine::one_line;
 use crate::guest::{GuestConfig, GuestError};
 use crate::limits::{Budget, MemoryLimiter, Refused};
 use crate::outgoing::Outgoing;
+use crate::stdio::{Streams, Unwritten};
 
 /// Where guests that ask no host look for their working directory: Go's and Python's do; shells and runc set it.
 const WORKING_DIRECTORY: &str = "PWD";
@@ -24,20 +25,25 @@ pub(crate) struct GuestState {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     limiter: MemoryLimiter,
+    unwritten: Unwritten,
 }
 
 impl GuestState {
-    /// A store for a guest that is given what `config` says, and takes its memory from `budget`.
+    /// A store for a guest that is given what `config` says and these streams, and takes its memory from `budget`.
     pub(crate) fn store(
         engine: &Engine,
         config: &GuestConfig,
+        streams: &Streams,
         budget: &Arc<Budget>,
     ) -> Result<Store<Self>, GuestError> {
+        let mut wasi = context(config)?;
+        let unwritten = streams.give(&mut wasi);
         let state = Self {
-            wasi: context(config)?.build_p1(),
+            wasi: wasi.build_p1(),
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(config.network.clone(), config.refusals.clone()),
             limiter: MemoryLimiter::new(Arc::clone(budget)),
+            unwritten,
         };
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.limiter);
@@ -57,6 +63,11 @@ impl GuestState {
             let (nobodys, _) = HostOutgoingBody::new(StreamContext::Response, None, 1, 1);
             mem::replace(body, nobodys).abort();
         }
+    }
+
+    /// What the guest has written to its standard streams and is still to be written when it has ended.
+    pub(crate) const fn unwritten(&mut self) -> &mut Unwritten {
+        &mut self.unwritten
     }
 
     /// The first growth of memory that was refused.
@@ -85,7 +96,7 @@ fn context(config: &GuestConfig) -> Result<WasiCtxBuilder, GuestError> {
     let mut wasi = WasiCtxBuilder::new();
     // One thread runs the guest: its file calls need no other thread to wait on.
     wasi.allow_blocking_current_thread(true);
-    wasi.inherit_stdio().args(&config.args).envs(&config.env);
+    wasi.args(&config.args).envs(&config.env);
     if let Some(cwd) = &config.cwd {
         wasi.initial_cwd(cwd);
         if config.env.iter().all(|(name, _)| name != WORKING_DIRECTORY) {

@@ -10,6 +10,7 @@ use cwasi_shim::code::Code;
 use cwasi_shim::engine::{Engine, Origin};
 use cwasi_shim::guest::{Guest, GuestConfig};
 use cwasi_shim::network::{NetworkPolicy, Refusals};
+use cwasi_shim::stdio::Stdio;
 use cwasi_shim::{http, signals};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill, raise};
@@ -138,6 +139,7 @@ fn config() -> GuestConfig {
             .map(str::to_owned)
             .to_vec(),
         env: Vec::new(),
+        stdio: Stdio::default(),
         preopens: Vec::new(),
         cwd: None,
         http: http::DEFAULT_ADDRESS,

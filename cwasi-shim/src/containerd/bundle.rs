@@ -11,6 +11,7 @@ use super::error::{ShimError, with_causes};
 use crate::guest::GuestConfig;
 use crate::network::{NetworkPolicy, Refusals};
 use crate::preopen::Preopen;
+use crate::stdio::Stdio;
 
 /// Prefix of the annotations that are cwasi's; they become labels of the function.
 pub const PREFIX: &str = "cwasi.dev/";
@@ -197,6 +198,7 @@ pub fn guest_config(spec: &Spec) -> Result<GuestConfig, ShimError> {
         .and_then(|linux| linux.resources().as_ref()?.memory().as_ref()?.limit());
     Ok(GuestConfig {
         args,
+        stdio: Stdio::default(),
         preopens: preopens(spec),
         network: network(annotation(spec, ALLOW_NET))?,
         refusals: Refusals::new(|peer| {

@@ -16,6 +16,7 @@ use super::bundle::guest_config;
 use crate::exit;
 use crate::guest::{Guest, GuestConfig, GuestError};
 use crate::program::Program;
+use crate::sandbox;
 use crate::signals;
 
 /// Runs one container's program.
@@ -91,11 +92,7 @@ fn run(program: &Program, config: &GuestConfig) -> Result<u8, GuestError> {
     }))
     .map_err(|error| host(&error))?;
     let guest = Guest::new(program, config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(|error| host(&error))?;
+    let runtime = sandbox::runtime().map_err(|error| host(&error))?;
     let ended = runtime.block_on(guest.run());
     // A name lookup that still runs must not hold the end up.
     runtime.shutdown_background();

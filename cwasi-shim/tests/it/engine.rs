@@ -12,6 +12,7 @@ use cwasi_shim::guest::{Guest, GuestConfig};
 use cwasi_shim::http::DEFAULT_ADDRESS;
 use cwasi_shim::network::{NetworkPolicy, Refusals};
 use cwasi_shim::program::Program;
+use cwasi_shim::stdio::Stdio;
 use sha2::{Digest, Sha256};
 
 use crate::functions::prebuilt;
@@ -46,6 +47,7 @@ fn config() -> GuestConfig {
     GuestConfig {
         args: Vec::new(),
         env: Vec::new(),
+        stdio: Stdio::default(),
         preopens: Vec::new(),
         cwd: None,
         http: DEFAULT_ADDRESS,

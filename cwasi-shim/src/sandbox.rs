@@ -1,0 +1,85 @@
+//! Guests that run side by side on one thread, of which each ends alone.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::guest::{Guest, GuestError};
+
+/// The event loop that guests run on: one thread, because others would only add hand-overs to every socket call.
+///
+/// # Errors
+/// The operating system refuses what it needs.
+pub fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_io().enable_time().build()
+}
+
+/// Guests of one thread. Each has its own store, and with it its own memory limit, streams and end: a trap, an exit or an
+/// end from outside leaves the others running.
+#[derive(Debug, Default)]
+pub struct Sandbox {}
+
+impl Sandbox {
+    /// A sandbox without guests.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `guest` beside the others, on the [`runtime`] that the caller runs on.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    #[must_use = "how it ends is told nowhere else"]
+    pub fn start(&self, guest: Guest) -> Running {
+        Running {
+            task: tokio::spawn(guest.run()),
+        }
+    }
+}
+
+/// A guest that runs; awaited, its end: as [`Guest::run`] gives it, or [`GuestError::Killed`]. Dropped, the guest goes on.
+#[derive(Debug)]
+pub struct Running {
+    task: JoinHandle<Result<u8, GuestError>>,
+}
+
+impl Running {
+    /// What ends the guest while somebody else awaits it.
+    #[must_use]
+    pub fn killer(&self) -> Killer {
+        Killer {
+            task: self.task.abort_handle(),
+        }
+    }
+}
+
+impl Future for Running {
+    type Output = Result<u8, GuestError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match ready!(Pin::new(&mut self.task).poll(context)) {
+            Ok(ended) => ended,
+            Err(error) if error.is_cancelled() => Err(GuestError::Killed),
+            Err(error) => Err(GuestError::Host(error.to_string())),
+        })
+    }
+}
+
+/// Ends one guest from outside.
+#[derive(Clone, Debug)]
+pub struct Killer {
+    task: AbortHandle,
+}
+
+impl Killer {
+    /// Ends the guest as SIGKILL ends a process: it runs no more, and its memory, sockets and files are closed. Done when
+    /// [`Running`] says so; nothing happens to a guest that has ended.
+    pub fn kill(&self) {
+        self.task.abort();
+    }
+}
