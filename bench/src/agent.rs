@@ -250,6 +250,7 @@ fn crate_of(program: &str) -> &'static str {
     match program {
         "cwasi-agent" => "cwasi-agent",
         "cwasi-run" => "cwasi-shim",
+        "cwasi-stock-run" => "cwasi-stock-run",
         _ => "cwasi-bench",
     }
 }

@@ -2,8 +2,8 @@
 //! [`Sandbox`](containerd_shim_wasm::sandbox::Sandbox), with wasmtime's default settings, as runwasi's wasmtime shim is one. It exists to be measured beside cwasi's.
 //!
 //! It is given what makes that shim fast: layers of images of the platform `wasm` are compiled once, and containerd's content
-//! store keeps the result. It does less than runwasi's: commands of WASI 0.2 only, and no pool of instances, which costs a
-//! process of one instance time and memory.
+//! store keeps the result. The guest and its engine are those of [`cwasi_stock_run`]. It does less than runwasi's: commands of
+//! WASI 0.2 only, and no pool of instances, which costs a process of one instance time and memory.
 
 mod compiler;
 mod sandbox;
@@ -39,7 +39,7 @@ impl Shim for StockShim {
 /// # Panics
 /// This machine cannot run it; neither trait lets a shim say so.
 fn engine() -> wasmtime::Engine {
-    wasmtime::Engine::new(&wasmtime::Config::new()).expect("wasmtime runs on this machine")
+    cwasi_stock_run::engine().expect("wasmtime runs on this machine")
 }
 
 /// wasmtime's errors as the traits want them.

@@ -6,10 +6,9 @@ use anyhow::{Context, Result, anyhow};
 use containerd_shim_wasm::sandbox::Sandbox;
 use containerd_shim_wasm::sandbox::context::RuntimeContext;
 use tokio::signal::unix::{SignalKind, signal};
-use wasmtime::component::{Component, Linker, ResourceTable};
-use wasmtime::{Engine, Store};
-use wasmtime_wasi::p2::bindings::Command;
-use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
 
 use crate::{any, engine};
 
@@ -30,21 +29,6 @@ impl fmt::Debug for StockSandbox {
     }
 }
 
-/// The host's side of a guest.
-struct State {
-    wasi: WasiCtx,
-    table: ResourceTable,
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
-    }
-}
-
 impl Sandbox for StockSandbox {
     async fn run_wasi(&self, context: &impl RuntimeContext) -> Result<i32> {
         tokio::select! {
@@ -57,24 +41,9 @@ impl Sandbox for StockSandbox {
 impl StockSandbox {
     async fn command(&self, context: &impl RuntimeContext) -> Result<i32> {
         let component = self.component(context)?;
-        let mut linker = Linker::new(&self.engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(any)?;
-        let state = State {
-            wasi: wasi(context)?,
-            table: ResourceTable::new(),
-        };
-        let mut store = Store::new(&self.engine, state);
-        let command = Command::instantiate_async(&mut store, &component, &linker)
+        cwasi_stock_run::run(&self.engine, &component, wasi(context)?)
             .await
-            .map_err(any)?;
-        match command.wasi_cli_run().call_run(&mut store).await {
-            Ok(Ok(())) => Ok(0),
-            Ok(Err(())) => Ok(1),
-            Err(error) => match error.downcast_ref() {
-                Some(I32Exit(code)) => Ok(*code),
-                None => Err(any(error)),
-            },
-        }
+            .map_err(any)
     }
 
     fn component(&self, context: &impl RuntimeContext) -> Result<Component> {
