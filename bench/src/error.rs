@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use cwasi_client::cgroup::CgroupError;
 use cwasi_client::client::ClientError;
 use cwasi_client::netns::NetnsError;
 
@@ -70,12 +71,21 @@ pub enum Error {
     /// {0}
     #[error(transparent)]
     Agent(#[from] ClientError),
+    /// processor time cannot be counted: {0}
+    #[error("processor time cannot be counted: {0}")]
+    Cgroup(#[from] CgroupError),
     /// acceleration does not work here: {0}
     #[error("acceleration does not work here: {0}")]
     NotAccelerating(String),
     /// the peers cannot have one processor each here; use `--cpus together`
     #[error("the peers cannot have one processor each here; use `--cpus together`")]
     Cpus,
+    /// {failed} measurements failed; the report says which and why
+    #[error("{failed} measurements failed; the report says which and why")]
+    Suite {
+        /// How many.
+        failed: usize,
+    },
     /// network namespaces need root; run this with sudo
     #[error("network namespaces need root; run this with sudo")]
     NotRoot,

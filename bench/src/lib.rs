@@ -6,6 +6,7 @@
 //! - [`native`]: native peers of the Wasm guests in `bench/functions` (`cwasi-native`).
 //! - [`stats`], [`report`]: medians, paired ratios, tables and JSON.
 //! - [`compare`]: the same workload plain, enrolled and enrolled with acceleration off, interleaved (`cwasi-bench ab`).
+//! - [`suite`]: functions and what they are compared with, guest to guest, side by side (`cargo xtask bench`).
 //! - [`demo`]: Wasm functions in pods, in the kernel and by TCP (`cargo xtask demo`).
 
 pub mod agent;
@@ -17,6 +18,7 @@ pub mod native;
 pub mod process;
 pub mod report;
 pub mod stats;
+pub mod suite;
 pub mod tool;
 pub mod topology;
 

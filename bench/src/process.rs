@@ -70,6 +70,13 @@ impl Process {
         })
     }
 
+    /// The process, told of in errors as `command`: for one that something else has started in its place.
+    #[must_use]
+    pub fn named(mut self, command: &Command) -> Self {
+        self.name = tool::brief(command);
+        self
+    }
+
     /// The command line in short.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -75,10 +75,11 @@ pub fn number(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// A size in bytes with a binary unit, when it is a whole number of them.
+/// A size in bytes with a unit of which it is a whole number: a binary one, or from 10⁷ bytes on a decimal one.
 #[must_use]
 pub fn bytes(size: u64) -> String {
     match size {
+        mb if mb >= 10_000_000 && mb % 1_000_000 == 0 => format!("{} MB", mb / 1_000_000),
         mib if mib >= 1 << 20 && mib % (1 << 20) == 0 => format!("{} MiB", mib >> 20),
         kib if kib >= 1 << 10 && kib % (1 << 10) == 0 => format!("{} KiB", kib >> 10),
         _ => format!("{size} B"),
@@ -138,8 +139,8 @@ mod tests {
     #[test]
     fn sizes_have_units() {
         assert_eq!(
-            [64, 1024, 1500, 65_536, 1 << 20].map(bytes),
-            ["64 B", "1 KiB", "1500 B", "64 KiB", "1 MiB"]
+            [64, 1024, 1500, 65_536, 1 << 20, 100_000_000].map(bytes),
+            ["64 B", "1 KiB", "1500 B", "64 KiB", "1 MiB", "100 MB"]
         );
     }
 

@@ -1,5 +1,6 @@
 //! The command line: one variant per command, one module per variant.
 
+pub mod bench;
 pub mod build_ebpf;
 pub mod build_functions;
 pub mod demo;
@@ -20,6 +21,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(bench::Args),
     BuildEbpf(build_ebpf::Args),
     BuildFunctions(build_functions::Args),
     Demo(demo::Args),
@@ -35,6 +37,7 @@ impl Cli {
     /// The first failure of the command, as one line with its remedy.
     pub fn run(self) -> Result<()> {
         match self.command {
+            Command::Bench(args) => bench::run(&args),
             Command::BuildEbpf(args) => build_ebpf::run(&args),
             Command::BuildFunctions(args) => build_functions::run(&args),
             Command::Demo(args) => demo::run(&args),

@@ -1,7 +1,7 @@
 //! The command line of `cwasi-bench`.
 
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::{env, thread};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -16,7 +16,7 @@ use crate::agent::{self, Agent};
 use crate::error::IoContext;
 use crate::report::Format;
 use crate::topology::Topology;
-use crate::{Result, interrupt, report, tool, topology};
+use crate::{Result, interrupt, report, suite, tool, topology};
 
 /// Label of the directories of this program's agent.
 const LABEL: &str = "bench";
@@ -39,6 +39,24 @@ enum Command {
     /// Both peers run three ways, interleaved: not enrolled (plain), enrolled with acceleration off (off), and enrolled
     /// with acceleration on (kernel). Needs root. Starts an agent of its own.
     Ab(Ab),
+    /// Compare functions guest to guest with everything that they may be compared with, side by side
+    ///
+    /// Needs root. Starts an agent of its own. `cargo xtask bench` builds what this needs, and runs it.
+    Suite(Suite),
+}
+
+#[derive(Debug, clap::Args)]
+struct Suite {
+    #[command(flatten)]
+    options: suite::Options,
+
+    /// Directory of the programs that are compared [default: that of this program]
+    #[arg(long, value_name = "DIR")]
+    built: Option<PathBuf>,
+
+    /// Directory of the guests' .wasm files
+    #[arg(long, value_name = "DIR", default_value = "bench/functions/prebuilt")]
+    guests: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -97,7 +115,24 @@ impl Args {
     pub fn run(self) -> Result<()> {
         match self.command {
             Command::Ab(args) => ab(&args),
+            Command::Suite(args) => args.run(),
         }
+    }
+}
+
+impl Suite {
+    fn run(self) -> Result<()> {
+        interrupt::watch()?;
+        let built = match self.built {
+            Some(built) => built,
+            None => agent::sibling("cwasi-agent")?.with_file_name(""),
+        };
+        let programs = suite::Programs {
+            built,
+            guests: self.guests,
+        };
+        let command: Vec<String> = env::args().collect();
+        suite::run(&programs, &self.options, &command.join(" "))
     }
 }
 
@@ -252,7 +287,9 @@ mod tests {
     fn command_is_consistent() {
         <Args as clap::CommandFactory>::command().debug_assert();
         let args = Args::try_parse_from(["cwasi-bench", "ab", "--only", "rtt,redis", "-o", "json"]).unwrap();
-        let Command::Ab(ab) = args.command;
+        let Command::Ab(ab) = args.command else {
+            panic!("it was asked for");
+        };
         assert_eq!((ab.only, ab.rounds), (vec![Group::Rtt, Group::Redis], 5));
         assert_eq!(ab.destination, Destination::Fresh);
         assert!(Args::try_parse_from(["cwasi-bench", "ab", "--rounds", "0"]).is_err());

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::IoContext;
 use crate::{Error, Result, stats};
@@ -50,7 +50,9 @@ impl Mode {
 ///
 /// Left to the scheduler, two peers run now on one processor and now on two, and round trips are of two kinds: ratios of
 /// such rounds say more about placement than about the path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Cpus {
     /// Server and client each on one of their own
@@ -67,7 +69,7 @@ impl Cpus {
     ///
     /// # Errors
     /// They cannot be asked for, or there are not enough.
-    pub(super) fn pair(self) -> Result<[Option<usize>; 2]> {
+    pub(crate) fn pair(self) -> Result<[Option<usize>; 2]> {
         let allowed =
             sched_getaffinity(Pid::from_raw(0)).action(|| "read the processors (sched_getaffinity)")?;
         let usable: Vec<usize> = (0..CpuSet::count())
@@ -82,7 +84,7 @@ impl Cpus {
     }
 
     /// How it is told in a sentence.
-    pub(super) const fn phrase(self) -> &'static str {
+    pub(crate) const fn phrase(self) -> &'static str {
         match self {
             Self::Apart => "peers on one CPU each",
             Self::Together => "both peers on one CPU",

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::mode::{Cpus, Destination, Mode};
 use super::workload::{Measure, Unit};
@@ -69,7 +69,7 @@ impl Compared {
 }
 
 /// A workload that was not run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Skipped {
     /// Which.
     pub workload: String,

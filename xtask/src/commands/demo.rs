@@ -50,7 +50,11 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(demo::run(&programs, args.output)?)
 }
 
-fn prepare() -> Result<()> {
+/// Has what makes pods and their Service addresses, or says what is missing.
+///
+/// # Errors
+/// It is missing and cannot be installed.
+pub(super) fn prepare() -> Result<()> {
     if apt::can_install() {
         return apt::install_missing(&PACKAGES);
     }

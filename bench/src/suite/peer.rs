@@ -1,0 +1,153 @@
+//! Who runs the two ends of a workload, and what lies between them.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// A way to run functions that talk to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Peer {
+    /// Wasm in a stock wasmtime-wasi host, over veth
+    Stock,
+    /// Wasm in cwasi-run without an agent, over veth
+    Off,
+    /// Wasm in cwasi-run with the agent: in the kernel
+    Kernel,
+    /// Wasm, both functions in one cwasi-run
+    Process,
+    /// Native Rust, over veth
+    Rust,
+    /// Native Rust as functions of the agent: in the kernel
+    RustKernel,
+}
+
+/// What runs a program, which decides how its command line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// `cwasi-stock-run`.
+    Stock,
+    /// `cwasi-run`.
+    Runner,
+    /// The machine itself, from a program written in Rust.
+    Rust,
+}
+
+impl Peer {
+    /// Every peer, in the order of tables.
+    pub const ALL: [Self; 6] = [
+        Self::Stock,
+        Self::Off,
+        Self::Kernel,
+        Self::Process,
+        Self::Rust,
+        Self::RustKernel,
+    ];
+
+    /// Its short name, in tables and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Off => "off",
+            Self::Kernel => "kernel",
+            Self::Process => "process",
+            Self::Rust => "rust",
+            Self::RustKernel => "rust-kernel",
+        }
+    }
+
+    /// What it is, in a phrase.
+    #[must_use]
+    pub const fn phrase(self) -> &'static str {
+        match self {
+            Self::Stock => "Wasm in a stock wasmtime-wasi host, two pods, TCP over veth",
+            Self::Off => "Wasm in cwasi-run without an agent, two pods, TCP over veth",
+            Self::Kernel => "Wasm in cwasi-run with the agent, two pods, in the kernel",
+            Self::Process => "Wasm, both functions in one cwasi-run process",
+            Self::Rust => "native Rust, two pods, TCP over veth",
+            Self::RustKernel => "native Rust with the agent, two pods, in the kernel",
+        }
+    }
+
+    /// What runs its programs.
+    #[must_use]
+    pub const fn host(self) -> Host {
+        match self {
+            Self::Stock => Host::Stock,
+            Self::Off | Self::Kernel | Self::Process => Host::Runner,
+            Self::Rust | Self::RustKernel => Host::Rust,
+        }
+    }
+
+    /// Whether its programs are Wasm components.
+    #[must_use]
+    pub const fn is_wasm(self) -> bool {
+        matches!(self.host(), Host::Stock | Host::Runner)
+    }
+
+    /// Whether its ends are functions of the agent.
+    #[must_use]
+    pub const fn enrolled(self) -> bool {
+        matches!(self, Self::Kernel | Self::Process | Self::RustKernel)
+    }
+
+    /// Whether the kernel program is to move its bytes.
+    #[must_use]
+    pub const fn redirected(self) -> bool {
+        matches!(self, Self::Kernel | Self::RustKernel)
+    }
+
+    /// The peer of the same code whose connections stay with TCP, for a peer whose connections are redirected.
+    #[must_use]
+    pub const fn plain(self) -> Option<Self> {
+        match self {
+            Self::Kernel => Some(Self::Off),
+            Self::RustKernel => Some(Self::Rust),
+            _ => None,
+        }
+    }
+}
+
+/// These peers in the order of a round: each is first in turn, so that none always runs on what the same other left behind.
+#[must_use]
+pub fn order(peers: &[Peer], round: usize) -> Vec<Peer> {
+    let mut order = peers.to_vec();
+    if !order.is_empty() {
+        order.rotate_left(round % peers.len());
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_peer_is_listed_once_by_its_name_on_the_command_line() {
+        assert_eq!(Peer::ALL, Peer::value_variants());
+        for peer in Peer::ALL {
+            assert_eq!(Peer::from_str(peer.name(), false), Ok(peer));
+            assert_eq!(serde_json::to_value(peer).unwrap(), peer.name());
+        }
+    }
+
+    #[test]
+    fn a_plain_peer_is_of_the_same_host() {
+        for peer in Peer::ALL {
+            assert_eq!(peer.plain().is_some(), peer.redirected());
+            if let Some(plain) = peer.plain() {
+                assert_eq!(plain.host(), peer.host());
+                assert!(!plain.enrolled());
+            }
+        }
+    }
+
+    #[test]
+    fn every_peer_is_first_once_in_as_many_rounds() {
+        let first: Vec<_> = (0..Peer::ALL.len())
+            .map(|round| order(&Peer::ALL, round)[0])
+            .collect();
+        assert_eq!(first, Peer::ALL);
+        assert_eq!(order(&[], 3), []);
+    }
+}

@@ -1,0 +1,162 @@
+//! Which workloads run, with which peers, and about how long it takes.
+
+use std::time::Duration;
+
+use super::peer::Peer;
+use super::workload::{Group, Kind, Workload};
+use crate::compare::Cpus;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const MB: u64 = 1_000_000;
+
+/// Sizes of messages.
+const RTT: [u64; 7] = [64, KIB, 16 * KIB, 64 * KIB, MIB, 10 * MB, 100 * MB];
+
+/// Sizes of writes.
+const STREAM: [u64; 8] = [64, 256, KIB, 16 * KIB, 64 * KIB, MIB, 10 * MB, 100 * MB];
+
+/// Sizes of a quick run: those of the goals.
+const QUICK: [u64; 3] = [64, 64 * KIB, MIB];
+
+/// What a run costs beside the time in which it measures: starts, ends, and waiting for a port.
+const OVERHEAD: Duration = Duration::from_millis(150);
+
+/// How thoroughly a suite measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    /// Rounds that count.
+    pub rounds: usize,
+    /// What a run should take.
+    pub run: Duration,
+    /// Whether sizes are left out.
+    pub quick: bool,
+}
+
+impl Scale {
+    /// Five rounds of every size.
+    pub const FULL: Self = Self {
+        rounds: 5,
+        run: Duration::from_millis(300),
+        quick: false,
+    };
+
+    /// Two short rounds of the goals' sizes.
+    pub const QUICK: Self = Self {
+        rounds: 2,
+        run: Duration::from_millis(100),
+        quick: true,
+    };
+}
+
+/// A workload and the peers that run it in each round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What is run.
+    pub workload: Workload,
+    /// By whom.
+    pub peers: Vec<Peer>,
+}
+
+/// The workloads of the groups, each with those of `peers` that have a part in it.
+#[must_use]
+pub fn plan(groups: &[Group], peers: &[Peer], quick: bool) -> Vec<Entry> {
+    let workloads = groups.iter().flat_map(|group| group.workloads(quick));
+    let entries = workloads.map(|workload| Entry {
+        workload,
+        peers: peers
+            .iter()
+            .copied()
+            .filter(|peer| workload.group.includes(*peer))
+            .collect(),
+    });
+    entries.filter(|entry| !entry.peers.is_empty()).collect()
+}
+
+/// About how long a plan takes, its first round included.
+#[must_use]
+pub fn estimate(plan: &[Entry], scale: Scale) -> Duration {
+    let runs = u32::try_from(plan.iter().map(|entry| entry.peers.len()).sum::<usize>()).unwrap_or(u32::MAX);
+    let rounds = u32::try_from(scale.rounds).unwrap_or(u32::MAX);
+    // The first round's amounts are guesses that take less.
+    (scale.run + OVERHEAD) * runs * rounds + (scale.run / 2 + OVERHEAD) * runs
+}
+
+impl Group {
+    fn workloads(self, quick: bool) -> Vec<Workload> {
+        let sizes = |full: &'static [u64]| if quick { &QUICK[..] } else { full };
+        let each = |kind, sizes: &[u64]| -> Vec<Workload> {
+            sizes
+                .iter()
+                .map(|size| Workload::new(self, kind, *size))
+                .collect()
+        };
+        match self {
+            Self::Rtt => each(Kind::Rtt, sizes(&RTT)),
+            Self::Stream => each(Kind::Stream, sizes(&STREAM)),
+            Self::Nodelay => {
+                let both = [each(Kind::Rtt, sizes(&RTT)), each(Kind::Stream, sizes(&STREAM))];
+                let without = |workload| Workload {
+                    nodelay: false,
+                    ..workload
+                };
+                both.into_iter().flatten().map(without).collect()
+            }
+            Self::Cpus => [Cpus::Apart, Cpus::Together]
+                .map(|cpus| Workload {
+                    cpus: Some(cpus),
+                    ..Workload::new(self, Kind::Rtt, 64)
+                })
+                .to_vec(),
+        }
+    }
+
+    /// Whether a peer has a part in the group.
+    const fn includes(self, peer: Peer) -> bool {
+        match self {
+            // WASI 0.2 has no such option.
+            Self::Nodelay => !peer.is_wasm(),
+            Self::Rtt | Self::Stream | Self::Cpus => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::ValueEnum;
+
+    use super::*;
+
+    #[test]
+    fn workloads_differ_and_have_names_of_their_own() {
+        for quick in [false, true] {
+            let plan = plan(Group::value_variants(), &Peer::ALL, quick);
+            let workloads: BTreeSet<_> = plan.iter().map(|entry| entry.workload).collect();
+            let names: BTreeSet<_> = plan.iter().map(|entry| entry.workload.name()).collect();
+            assert_eq!((workloads.len(), names.len()), (plan.len(), plan.len()));
+        }
+    }
+
+    #[test]
+    fn guests_have_no_part_where_programs_decide() {
+        let plan = plan(&[Group::Nodelay], &Peer::ALL, true);
+        assert_eq!(plan.len(), 6);
+        assert!(
+            plan.iter()
+                .all(|entry| entry.peers == [Peer::Rust, Peer::RustKernel])
+        );
+        assert!(super::plan(&[Group::Nodelay], &[Peer::Stock], true).is_empty());
+    }
+
+    #[test]
+    fn everything_takes_minutes() {
+        let all = |scale: Scale| {
+            let plan = plan(Group::value_variants(), &Peer::ALL, scale.quick);
+            estimate(&plan, scale)
+        };
+        assert!(all(Scale::FULL) < Duration::from_secs(25 * 60));
+        assert!(all(Scale::QUICK) < Duration::from_secs(4 * 60));
+    }
+}
