@@ -53,6 +53,21 @@ fn counters(registry: &Registry, snapshot: &Snapshot) -> Result<(), prometheus::
             traffic.connections,
         ),
         (
+            "cwasi_process_messages_total",
+            "Messages between functions of one process, as the processes tell.",
+            traffic.process_messages,
+        ),
+        (
+            "cwasi_process_bytes_total",
+            "Bytes between functions of one process, as the processes tell.",
+            traffic.process_bytes,
+        ),
+        (
+            "cwasi_process_connections_total",
+            "Connections between functions of one process, each counted once.",
+            traffic.process_connections,
+        ),
+        (
             "cwasi_events_lost_total",
             "Events that found the kernel's ring full.",
             snapshot.lost_events,
@@ -76,11 +91,12 @@ fn gauges(registry: &Registry, snapshot: &Snapshot) -> Result<(), prometheus::Er
     let flows = [
         (vec!["kernel"], snapshot.flows.kernel),
         (vec!["network"], snapshot.flows.network),
+        (vec!["process"], snapshot.flows.process),
     ];
     gauge(
         registry,
         "cwasi_flows_active",
-        "Open enrolled connections, by path.",
+        "Open connections of functions, by path.",
         &["path"],
         flows,
     )?;
@@ -203,12 +219,16 @@ mod tests {
             to_redirect: 5,
             to_tcp: 6,
             connections: 7,
+            process_messages: 15,
+            process_bytes: 16,
+            process_connections: 17,
         };
         Snapshot {
             totals: Totals { traffic, fallbacks },
             flows: PathCounts {
                 kernel: 10,
                 network: 11,
+                process: 18,
             },
             functions: 12,
             maps: vec![MapUsage {
@@ -245,9 +265,13 @@ mod tests {
             "cwasi_transitions_total{to=\"kernel\"} 5",
             "cwasi_transitions_total{to=\"network\"} 6",
             "cwasi_connections_total 7",
+            "cwasi_process_messages_total 15",
+            "cwasi_process_bytes_total 16",
+            "cwasi_process_connections_total 17",
             "cwasi_events_lost_total 8",
             "cwasi_flows_active{path=\"kernel\"} 10",
             "cwasi_flows_active{path=\"network\"} 11",
+            "cwasi_flows_active{path=\"process\"} 18",
             "cwasi_functions_registered 12",
             "cwasi_bpf_map_entries{map=\"sockets\"} 13",
             "cwasi_bpf_map_capacity{map=\"sockets\"} 14",

@@ -138,9 +138,10 @@ async fn supervise(mut options: RunOptions) -> Result<(), RunError> {
     let looks = tokio::spawn(keep_looking(announced, Arc::clone(&agent)));
     info!(socket = %options.socket.display(), "serving");
     let listener = socket.listener().map_err(system("listen"))?;
-    serve(listener, agent, Limits::default(), stop).await;
+    serve(listener, Arc::clone(&agent), Limits::default(), stop).await;
     clock.abort();
     looks.abort();
+    lock(&agent).save_processes();
     info!("ended; open connections go on");
     Ok(())
 }

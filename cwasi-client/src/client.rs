@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::process_report::{FunctionRef, MAX_CONNECTIONS, ProcessReport};
 use crate::protocol::{ApiError, FunctionSpec, MAX_REQUEST_BYTES, Registered, Reply, Request, Response};
 
 /// How long a connection, and each read and write on it, may take unless told otherwise.
@@ -155,6 +156,34 @@ impl Client {
         match self.call(&Request::UnregisterCgroup { cgroup })? {
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Tells of the connections inside of a function's process. Of those that do not fit into a request, the last ones are
+    /// left out.
+    ///
+    /// # Errors
+    /// No such function is registered, a name cannot be used, or the agent did not answer.
+    pub fn report_process(&mut self, of: &FunctionRef, report: &ProcessReport) -> Result<(), ClientError> {
+        let mut listed = report.connections.len().min(MAX_CONNECTIONS);
+        loop {
+            let report = ProcessReport {
+                connections: report.connections[..listed].to_vec(),
+                ..*report
+            };
+            match self.call(&Request::ReportProcess {
+                of: of.clone(),
+                report,
+            }) {
+                // Nothing was sent yet.
+                Err(ClientError::TooLong(_)) if listed > 0 => listed = listed * 3 / 4,
+                reply => {
+                    return match reply? {
+                        Reply::Done => Ok(()),
+                        other => Err(unexpected(&other)),
+                    };
+                }
+            }
         }
     }
 

@@ -4,12 +4,14 @@
 //! - [`client`]: a blocking client of that socket.
 //! - [`announce`]: what a launcher leaves for an agent that comes later.
 //! - [`cgroup`]: the cgroup v2 leaf by which the kernel recognises a function.
+//! - [`process_report`]: what the agent is told of connections that stay inside of a process.
 //! - [`netns`]: the network namespace in which a function's sockets are opened.
 
 pub mod announce;
 pub mod cgroup;
 pub mod client;
 pub mod netns;
+pub mod process_report;
 pub mod protocol;
 
 /// Where the agent listens unless it is told otherwise.

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::process_report::{FunctionRef, ProcessReport};
+
 /// Longest request line that the agent reads, in bytes, newline included.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
@@ -29,11 +31,18 @@ pub enum Request {
         /// Absolute path of the cgroup's directory, which may be gone already.
         cgroup: PathBuf,
     },
+    /// Tell of the connections between the functions of one process, in the place of what was told before.
+    ReportProcess {
+        /// The registration of the process.
+        of: FunctionRef,
+        /// Its connections.
+        report: ProcessReport,
+    },
     /// Health and totals of the agent.
     Status,
     /// Every registered function.
     Functions,
-    /// Every connection that has at least one enrolled end.
+    /// Every connection that has at least one enrolled end, and those inside of processes as far as these list them.
     Flows,
     /// What happened to connections, as far as the agent still remembers it.
     Events {
@@ -73,6 +82,9 @@ pub struct FunctionSpec {
     /// Container in that pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// Names of the functions that run in the one process of this registration; empty where the process is one function.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
     /// Labels and annotations that operators select by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -231,6 +243,9 @@ pub struct PathCounts {
     pub kernel: u64,
     /// Carried by TCP.
     pub network: u64,
+    /// Inside of a process, as the process tells.
+    #[serde(default)]
+    pub process: u64,
 }
 
 /// Messages and bytes by path.
@@ -250,6 +265,15 @@ pub struct Traffic {
     pub to_tcp: u64,
     /// Ends of connections that were enrolled; a connection between two functions of the node has two.
     pub connections: u64,
+    /// Messages of connections inside of processes.
+    #[serde(default)]
+    pub process_messages: u64,
+    /// Bytes of connections inside of processes.
+    #[serde(default)]
+    pub process_bytes: u64,
+    /// Connections inside of processes; of one connection, 1 at the end that connected.
+    #[serde(default)]
+    pub process_connections: u64,
 }
 
 /// Fill of a kernel map.
@@ -287,7 +311,7 @@ pub struct Function {
 /// One end of a connection: what a function sends on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
-    /// Cookie of the sending socket, as `ss -e` shows it.
+    /// Cookie of the sending socket, as `ss -e` shows it; 0 on the path `process`, where there is no socket.
     pub cookie: u64,
     /// Sending function (`namespace/name`).
     pub src: String,
@@ -298,7 +322,7 @@ pub struct Flow {
     pub local: SocketAddr,
     /// Address to which it is connected.
     pub remote: SocketAddr,
-    /// `kernel` or `network`: where its last message went.
+    /// `kernel` or `network`: where its last message went. `process`: its bytes stay inside of one process.
     pub path: String,
     /// Why it is on `network`, when it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -346,7 +370,7 @@ pub struct FlowEvent {
 /// Which path a connection would take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// `kernel`, `network`, or `depends` where only the handshake can tell.
+    /// `process`, `kernel`, `network`, or `depends` where only the handshake can tell.
     pub path: String,
     /// The steps of the decision, in order.
     pub steps: Vec<String>,

@@ -12,9 +12,11 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use tracing::warn;
 
 /// Longest name of a function, pod or container, as in Kubernetes.
-const MAX_NAME: usize = 253;
+pub(super) const MAX_NAME: usize = 253;
 /// Longest namespace, a DNS label.
 const MAX_NAMESPACE: usize = 63;
+/// Most functions of one process.
+const MAX_MEMBERS: usize = 64;
 /// Most labels of a function.
 const MAX_LABELS: usize = 64;
 /// Longest key of a label: a DNS subdomain, a slash and a name.
@@ -144,6 +146,15 @@ pub fn validate(spec: &FunctionSpec) -> Result<(), ApiError> {
             name(what, value, MAX_NAME)?;
         }
     }
+    if spec.members.len() > MAX_MEMBERS {
+        return Err(invalid(format!(
+            "{} members, at most {MAX_MEMBERS} fit",
+            spec.members.len()
+        )));
+    }
+    for member in &spec.members {
+        name("member", member, MAX_NAME)?;
+    }
     if spec.labels.len() > MAX_LABELS {
         return Err(invalid(format!(
             "{} labels, at most {MAX_LABELS} fit",
@@ -190,7 +201,7 @@ pub fn validate(spec: &FunctionSpec) -> Result<(), ApiError> {
 }
 
 /// Names as Kubernetes has them, a little wider: letters of either case, digits, `-`, `_` and `.`, ending in letters or digits.
-fn name(what: &str, value: &str, longest: usize) -> Result<(), ApiError> {
+pub(super) fn name(what: &str, value: &str, longest: usize) -> Result<(), ApiError> {
     let end = |c: Option<u8>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     let bytes = value.as_bytes();
     let inner = bytes

@@ -10,6 +10,7 @@ mod health;
 mod host;
 mod locality;
 mod persist;
+mod processes;
 mod totals;
 mod view;
 
@@ -30,12 +31,13 @@ pub use candidate::{Candidate, directory, validate};
 pub use health::RECENT;
 pub use host::{Host, Node, started};
 pub use locality::{Localities, longest_match, mapped, mapped_addr, unmapped};
-pub use persist::{Loaded, SavedAgent, SavedFunction, StateLocked, Store};
+pub use persist::{Loaded, SavedAgent, SavedFunction, SavedProcess, SavedProcesses, StateLocked, Store};
 pub use totals::Totals;
 pub use view::{Snapshot, version};
 
 use events::EventLog;
 use health::Recent;
+use processes::Processes;
 
 /// The largest id: the plane keeps the sums of functions that are gone under the number above.
 const MAX_ID: u32 = u32::MAX - 1;
@@ -80,6 +82,13 @@ impl Process {
         pid: 0,
         started: None,
     };
+
+    /// Whether it is known to be dead: its pid is nobody's, or another's by now.
+    fn is_dead(self, host: &dyn Host) -> bool {
+        let started = host.started(self.pid);
+        let visible = self.pid != 0;
+        visible && (started.is_none() || self.started.is_some_and(|before| started != Some(before)))
+    }
 }
 
 /// A registered function.
@@ -89,6 +98,15 @@ struct Entry {
     attach_error: Option<String>,
     /// What was last reported of it.
     reported: Totals,
+}
+
+impl SavedFunction {
+    fn launcher(&self) -> Process {
+        Process {
+            pid: self.registered_by,
+            started: self.started,
+        }
+    }
 }
 
 impl Entry {
@@ -118,6 +136,7 @@ pub struct Agent {
     store: Store,
     boot: String,
     functions: BTreeMap<u32, Entry>,
+    processes: Processes,
     localities: Localities,
     /// The kernel's prefixes may differ from [`Agent::localities`]: a change failed.
     stale_localities: bool,
@@ -143,6 +162,7 @@ impl Agent {
         for warning in &loaded.warnings {
             warn!("state: {warning}");
         }
+        let boot = host.boot();
         let mut agent = Self {
             held_off: kernel.plane.is_some() && !kernel.degraded.is_empty(),
             plane: kernel.plane,
@@ -150,7 +170,8 @@ impl Agent {
             kernel_degraded: kernel.degraded,
             localities: Localities::new(&settings.local, &settings.service),
             settings,
-            boot: host.boot(),
+            processes: Processes::restore(loaded.processes, &boot),
+            boot,
             host,
             store,
             functions: BTreeMap::new(),
@@ -359,6 +380,7 @@ impl Agent {
         }
         if let Some(entry) = self.functions.remove(&id) {
             self.release_addresses(&entry.saved.spec.addresses);
+            self.processes.close(entry.saved.cgroup_id);
             info!(id, function = entry.title(), "unregistered");
         }
         self.save(|_, store| store.remove(id));
@@ -458,7 +480,7 @@ impl Agent {
             let saved = &entry.saved;
             if self.host.cgroup_id(&saved.cgroup) != Some(saved.cgroup_id) {
                 gone.push((saved.id, false));
-            } else if self.is_launcher_dead(saved) && self.host.is_empty_leaf(&saved.cgroup) {
+            } else if saved.launcher().is_dead(self.host.as_ref()) && self.host.is_empty_leaf(&saved.cgroup) {
                 gone.push((saved.id, true));
             }
         }
@@ -471,6 +493,7 @@ impl Agent {
                 warn!(id, "{error}");
             }
         }
+        self.sweep_processes();
         self.attach_missing(false);
         if self.stale_localities {
             self.reconcile_localities();
@@ -478,13 +501,6 @@ impl Agent {
         if self.unsaved.is_some() {
             self.save_all();
         }
-    }
-
-    /// Whether the process that registered the function is dead: its pid is nobody's, or another's by now.
-    fn is_launcher_dead(&self, function: &SavedFunction) -> bool {
-        let started = self.host.started(function.registered_by);
-        let visible = function.registered_by != 0;
-        visible && (started.is_none() || function.started.is_some_and(|before| started != Some(before)))
     }
 
     /// Removes what closed sockets left in the kernel's maps. Call it now and then; it walks every open connection.
@@ -578,7 +594,8 @@ impl Agent {
                 .values()
                 .map(|entry| entry.saved.clone())
                 .collect();
-            store.put_all(&agent.saved(), &functions)
+            store.put_all(&agent.saved(), &functions)?;
+            store.put_processes(&agent.processes.saved(&agent.boot))
         });
     }
 }

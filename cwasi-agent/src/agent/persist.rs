@@ -1,4 +1,5 @@
-//! What outlives the agent beside the pins: a file for each registered function, and one for the agent itself.
+//! What outlives the agent beside the pins: a file for each registered function, one for the agent itself, and one for what
+//! processes told of connections inside of them.
 //!
 //! Every file is replaced as a whole (written aside, synced, renamed), so that a crash leaves the old or the new one.
 
@@ -8,6 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use cwasi_client::process_report::ProcessTotals;
 use cwasi_client::protocol::FunctionSpec;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -44,6 +46,34 @@ pub struct SavedAgent {
     pub switch: Option<bool>,
 }
 
+/// Sums over connections inside of processes, as they are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedProcesses {
+    /// Boot of the node that they are of.
+    pub boot: String,
+    /// Of processes whose cgroup is gone.
+    pub ended: ProcessTotals,
+    /// The others.
+    pub processes: Vec<SavedProcess>,
+}
+
+/// Sums over connections inside of the processes of one cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedProcess {
+    /// Directory of the cgroup.
+    pub cgroup: PathBuf,
+    /// Its id.
+    pub cgroup_id: u64,
+    /// The process that reported last, 0 when it was not visible.
+    pub pid: u32,
+    /// Its start time in clock ticks, absent when it was not visible.
+    pub started: Option<u64>,
+    /// What it reported.
+    pub last: ProcessTotals,
+    /// What the processes before it reported.
+    pub before: ProcessTotals,
+}
+
 /// What was found at the start.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -51,6 +81,8 @@ pub struct Loaded {
     pub agent: SavedAgent,
     /// The functions, by id.
     pub functions: Vec<SavedFunction>,
+    /// Sums over connections inside of processes.
+    pub processes: SavedProcesses,
     /// Files that could not be used, with the reason and where they are now.
     pub warnings: Vec<String>,
 }
@@ -67,6 +99,7 @@ pub struct Store {
 }
 
 const AGENT: &str = "agent.json";
+const PROCESSES: &str = "processes.json";
 const FUNCTIONS: &str = "functions";
 
 impl Store {
@@ -113,6 +146,10 @@ impl Store {
         if let Some(agent) = read(&self.dir.join(AGENT), |_: &SavedAgent| true, &mut loaded.warnings) {
             loaded.agent = agent;
         }
+        let processes = self.dir.join(PROCESSES);
+        if let Some(processes) = read(&processes, |_: &SavedProcesses| true, &mut loaded.warnings) {
+            loaded.processes = processes;
+        }
         let entries = match fs::read_dir(self.functions()) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return loaded,
@@ -158,6 +195,14 @@ impl Store {
     /// The directory cannot be written.
     pub fn put_agent(&self, agent: &SavedAgent) -> io::Result<()> {
         write(&self.dir.join(AGENT), agent)
+    }
+
+    /// Keeps the sums over connections inside of processes.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn put_processes(&self, processes: &SavedProcesses) -> io::Result<()> {
+        write(&self.dir.join(PROCESSES), processes)
     }
 
     /// Keeps exactly these functions, and the agent.
@@ -331,7 +376,7 @@ mod tests {
         fs::write(dir.path().join("state"), "a file in the way").unwrap();
         let store = Store::new(&dir.path().join("state"));
         assert!(store.put(&function(1)).is_err());
-        assert_eq!(store.load().warnings.len(), 2, "told, not fatal");
+        assert_eq!(store.load().warnings.len(), 3, "told, not fatal");
     }
 
     proptest! {

@@ -56,6 +56,9 @@ impl Totals {
         rise(&mut seen.to_redirect, new.to_redirect);
         rise(&mut seen.to_tcp, new.to_tcp);
         rise(&mut seen.connections, new.connections);
+        rise(&mut seen.process_messages, new.process_messages);
+        rise(&mut seen.process_bytes, new.process_bytes);
+        rise(&mut seen.process_connections, new.process_connections);
         for (seen, now) in self.fallbacks.iter_mut().zip(now.fallbacks) {
             rise(seen, now);
         }

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use cwasi_client::process_report::{ProcessTotals, monotonic_ns};
 use cwasi_client::protocol::{
     Degradation, Events, Flow, FlowEvent, Function, MapUsage, PathCounts, Status, Traffic, Version,
 };
 use cwasi_ebpf_common::maps::{self, Addr, EventKind, LAYOUT};
 use cwasi_ebpf_common::reason::Reason;
 use cwasi_ebpf_common::redirect::State;
-use nix::time::{ClockId, clock_gettime};
 
 use super::totals::sent;
 use super::{Agent, Entry, Totals};
@@ -21,6 +21,7 @@ use crate::plane::Plane;
 /// Paths as flows and explanations name them.
 pub(super) const KERNEL: &str = "kernel";
 pub(super) const NETWORK: &str = "network";
+pub(super) const PROCESS: &str = "process";
 
 /// What was read from the plane at once.
 #[derive(Debug, Default)]
@@ -84,6 +85,7 @@ impl Agent {
                 Reading::default()
             }
         };
+        set_process(&mut reading.totals.traffic, self.processes.total());
         reading.totals = self.reported.rise_to(&reading.totals);
         reading
     }
@@ -133,7 +135,7 @@ impl Agent {
                 .map(|plane| plane.measure().label().to_owned()),
             budget_bytes: self.settings.budget,
             functions: self.functions.len(),
-            flows: count_paths(&reading.flows),
+            flows: self.count_paths(&reading.flows),
             traffic: reading.totals.traffic,
             fallbacks: fallbacks
                 .filter(|(_, count)| *count > 0)
@@ -151,7 +153,7 @@ impl Agent {
         self.recent.note(&reading.totals, Instant::now());
         Snapshot {
             totals: reading.totals,
-            flows: count_paths(&reading.flows),
+            flows: self.count_paths(&reading.flows),
             functions: self.functions.len(),
             degraded: self.degradations(&reading.maps),
             maps: reading.maps,
@@ -173,6 +175,8 @@ impl Agent {
             entry.reported.rise_to(&now);
         }
         let function = |entry: &Entry| {
+            let mut sent = entry.reported.traffic;
+            set_process(&mut sent, self.processes.total_of(entry.saved.cgroup_id));
             let (accelerated, reason) = self.acceleration(entry);
             Function {
                 id: entry.saved.id,
@@ -181,21 +185,28 @@ impl Agent {
                 registered_by: entry.saved.registered_by,
                 accelerated,
                 reason,
-                sent: entry.reported.traffic,
+                sent,
             }
         };
         self.functions.values().map(function).collect()
     }
 
-    /// Every enrolled end of an open connection.
+    /// Every enrolled end of an open connection, and both ends of those inside of processes.
     pub fn flows(&mut self) -> Vec<Flow> {
         let reading = self.read();
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map(Duration::from)
-            .unwrap_or_default();
+        let now = monotonic_ns();
         let mut flows: Vec<_> = reading.flows.iter().map(|flow| self.flow(flow, now)).collect();
+        let inside = self.functions.values();
+        flows.extend(inside.flat_map(|entry| self.processes.flows(entry, now)));
         flows.sort_by(|a, b| (&a.src, a.cookie).cmp(&(&b.src, b.cookie)));
         flows
+    }
+
+    fn count_paths(&self, flows: &[maps::Flow]) -> PathCounts {
+        PathCounts {
+            process: self.processes.open(),
+            ..count_paths(flows)
+        }
     }
 
     /// What happened to connections after the event numbered `after`.
@@ -204,7 +215,7 @@ impl Agent {
         self.events.after(after)
     }
 
-    fn flow(&self, flow: &maps::Flow, now: Duration) -> Flow {
+    fn flow(&self, flow: &maps::Flow, now: u64) -> Flow {
         let redirected = State::from_value(flow.state) == State::Redirect;
         let reason = match flow.sent.tcp_messages {
             _ if redirected => None,
@@ -220,9 +231,7 @@ impl Agent {
             path: if redirected { KERNEL } else { NETWORK }.to_owned(),
             reason,
             sent: sent(&flow.sent),
-            age_seconds: now
-                .saturating_sub(Duration::from_nanos(flow.established_ns))
-                .as_secs(),
+            age_seconds: age_seconds(flow.established_ns, now),
         }
     }
 
@@ -257,6 +266,17 @@ impl Agent {
             .get(&id)
             .map_or_else(|| format!("#{id}"), Entry::title)
     }
+}
+
+/// How long ago something was, on the clock of [`monotonic_ns`].
+pub(super) const fn age_seconds(then: u64, now: u64) -> u64 {
+    now.saturating_sub(then) / 1_000_000_000
+}
+
+fn set_process(traffic: &mut Traffic, totals: ProcessTotals) {
+    traffic.process_messages = totals.messages;
+    traffic.process_bytes = totals.bytes;
+    traffic.process_connections = totals.connections;
 }
 
 /// Sums first, open connections after: see [`super::totals`].
@@ -297,6 +317,7 @@ fn count_paths(flows: &[maps::Flow]) -> PathCounts {
     PathCounts {
         kernel,
         network: connections.len() as u64 - kernel,
+        process: 0,
     }
 }
 
@@ -346,7 +367,8 @@ mod tests {
             count_paths(&flows),
             PathCounts {
                 kernel: 2,
-                network: 3
+                network: 3,
+                process: 0
             }
         );
         assert_eq!(count_paths(&[]), PathCounts::default());

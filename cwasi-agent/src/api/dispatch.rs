@@ -25,6 +25,9 @@ pub async fn dispatch(agent: &Shared, request: Request, caller: Process) -> Resu
             let cgroup = directory(&cgroup)?;
             lock(agent).unregister_cgroup(&cgroup).map(|()| Reply::Done)
         }
+        Request::ReportProcess { of, report } => lock(agent)
+            .report_process(&of, report, caller)
+            .map(|()| Reply::Done),
         Request::Status => Ok(Reply::Status(Box::new(lock(agent).status()))),
         Request::Functions => Ok(Reply::Functions(lock(agent).functions())),
         Request::Flows => Ok(Reply::Flows(lock(agent).flows())),

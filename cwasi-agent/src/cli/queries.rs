@@ -52,7 +52,10 @@ fn status_text(status: &Status) -> String {
         row("functions", status.functions.to_string()),
         row(
             "open connections",
-            format!("{} kernel, {} network", status.flows.kernel, status.flows.network),
+            format!(
+                "{} kernel, {} network, {} process",
+                status.flows.kernel, status.flows.network, status.flows.process
+            ),
         ),
         row(
             "sent, kernel",
@@ -68,6 +71,14 @@ fn status_text(status: &Status) -> String {
                 "{} in {} messages",
                 bytes(traffic.tcp_bytes),
                 traffic.tcp_messages
+            ),
+        ),
+        row(
+            "sent, process",
+            format!(
+                "{} in {} messages",
+                bytes(traffic.process_bytes),
+                traffic.process_messages
             ),
         ),
         row(
@@ -125,6 +136,7 @@ pub(super) fn functions(common: &Common) -> Result<u8, CliError> {
                 "ADDRESSES",
                 "KERNEL",
                 "NETWORK",
+                "PROCESS",
                 "CGROUP",
             ];
             print(&table(&header, functions.iter().map(function_row)))?;
@@ -136,18 +148,23 @@ pub(super) fn functions(common: &Common) -> Result<u8, CliError> {
 fn function_row(function: &Function) -> Vec<String> {
     let spec = &function.spec;
     let addresses: Vec<_> = spec.addresses.iter().map(ToString::to_string).collect();
+    let mut title = format!("{}/{}", spec.namespace, spec.name);
+    if !spec.members.is_empty() {
+        title += &format!(" ({})", spec.members.join(" "));
+    }
     let accelerated = function
         .reason
         .as_ref()
         .map_or("yes".to_owned(), |reason| format!("no: {reason}"));
     vec![
         function.id.to_string(),
-        format!("{}/{}", spec.namespace, spec.name),
+        title,
         spec.pod.clone().unwrap_or_default(),
         accelerated,
         addresses.join(" "),
         bytes(function.sent.redirect_bytes),
         bytes(function.sent.tcp_bytes),
+        bytes(function.sent.process_bytes),
         spec.cgroup
             .as_ref()
             .map(|path| path.display().to_string())
@@ -229,7 +246,7 @@ fn look_text(Look { flows, events }: &Look) -> String {
 
 fn flows_table(flows: &[Flow]) -> String {
     let header = [
-        "FROM", "TO", "LOCAL", "REMOTE", "PATH", "KERNEL", "NETWORK", "AGE",
+        "FROM", "TO", "LOCAL", "REMOTE", "PATH", "KERNEL", "NETWORK", "PROCESS", "AGE",
     ];
     table(&header, flows.iter().map(flow_row))
 }
@@ -247,6 +264,7 @@ fn flow_row(flow: &Flow) -> Vec<String> {
         path,
         bytes(flow.sent.redirect_bytes),
         bytes(flow.sent.tcp_bytes),
+        bytes(flow.sent.process_bytes),
         format!("{} s", flow.age_seconds),
     ]
 }
