@@ -113,6 +113,7 @@ pub fn describe(
         namespace: namespace.unwrap_or_else(|| containerd_namespace.to_owned()),
         pod,
         container,
+        members: Vec::new(),
         labels,
         cgroup: Some(cgroup.to_owned()),
         netns: netns.or_else(|| addresses.is_err().then_some(own)),
