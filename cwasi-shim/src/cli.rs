@@ -220,6 +220,11 @@ fn load(args: &Args) -> Result<Program, RunError> {
     Ok(loaded.program)
 }
 
+fn function_name(args: &Args) -> String {
+    let stem = || args.wasm().file_stem().unwrap_or_default().to_string_lossy();
+    args.name.clone().unwrap_or_else(|| stem().into_owned())
+}
+
 fn config(args: &Args) -> GuestConfig {
     let program = args
         .wasm()
@@ -232,6 +237,8 @@ fn config(args: &Args) -> GuestConfig {
         peers => NetworkPolicy::only(peers.to_vec()),
     };
     GuestConfig {
+        name: function_name(args),
+        local: None,
         args: std::iter::once(program)
             .chain(args.command[1..].iter().cloned())
             .collect(),
@@ -265,14 +272,8 @@ impl Shared {
     }
 
     fn begin(&self, args: &Args, netns: Option<PathBuf>) {
-        let stem = args
-            .wasm()
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
         let spec = FunctionSpec {
-            name: args.name.clone().unwrap_or(stem),
+            name: function_name(args),
             namespace: args.namespace.clone(),
             // Paths below /proc may mean something else to the agent; it then looks at this process.
             netns: netns

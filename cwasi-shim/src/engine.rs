@@ -18,6 +18,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use crate::cache::{Cache, CacheError, Entry, Key};
 use crate::code::{Code, CodeError};
 use crate::program::{self, Command, Program, Proxy, WASI_P1};
+use crate::sockets;
 use crate::state::GuestState;
 
 /// What every WebAssembly file starts with.
@@ -334,6 +335,8 @@ impl Engine {
             if http {
                 wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
             }
+            linker.allow_shadowing(true);
+            sockets::add_to_linker(&mut linker)?;
             Ok(linker)
         })
     }

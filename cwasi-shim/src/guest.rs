@@ -14,12 +14,15 @@ use crate::limits::{Budget, Refused};
 use crate::network::{NetworkPolicy, Refusals};
 use crate::preopen::Preopen;
 use crate::program::{Command, Module, Program};
+use crate::sockets::LocalNetwork;
 use crate::state::GuestState;
 use crate::stdio::{Stdio, Streams};
 
 /// What one guest is given. Its sockets are opened in the network namespace of the thread that runs it.
 #[derive(Clone, Debug)]
 pub struct GuestConfig {
+    /// Name of the function, for the connections inside the process.
+    pub name: String,
     /// Arguments, the program's name first.
     pub args: Vec<String>,
     /// Environment variables; nothing of the host's environment is added.
@@ -37,6 +40,8 @@ pub struct GuestConfig {
     pub network: NetworkPolicy,
     /// Told of the peers that `network` refuses.
     pub refusals: Refusals,
+    /// The network that it shares with the other guests of its process: connections between them do not leave it.
+    pub local: Option<LocalNetwork>,
     /// Bytes of memory and tables it may have; all its instances together where there are several.
     pub memory_limit: Option<u64>,
 }
@@ -161,6 +166,8 @@ impl Guest {
             Kind::Command(command, mut store) => {
                 let ended = run_command(&command, &mut store).await;
                 store.data_mut().unwritten().write().await;
+                // As a native program's, its last words are sent after its end.
+                store.data().network().all_sent().await;
                 match ended {
                     Ok(Ok(())) => Ok(0),
                     Ok(Err(())) => Ok(1),

@@ -178,6 +178,7 @@ impl Server {
         let handled = handled.await;
         store.data_mut().abort_bodies();
         store.data_mut().unwritten().write().await;
+        store.data().network().all_sent().await;
         match handled {
             Ok(()) => Ok(0),
             Err(failure) => failure.ended(store.data()),

@@ -7,6 +7,7 @@
 //! - [`guest`]: what one guest is given, and how it ended.
 //! - [`http`]: serving a guest that handles HTTP.
 //! - [`limits`]: how much memory a guest may have.
+//! - [`sockets`]: the TCP sockets of guests, over the kernel or inside the process.
 //! - [`network`]: which peers a guest may connect to.
 //! - [`preopen`]: which directories a guest sees.
 //! - [`enrol`]: the guest's process as a function of the node's agent.
@@ -34,5 +35,6 @@ pub mod preopen;
 pub mod program;
 pub mod sandbox;
 pub mod signals;
+pub mod sockets;
 mod state;
 pub mod stdio;

@@ -3,6 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 
+use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -13,6 +14,8 @@ use crate::engine::one_line;
 use crate::guest::{GuestConfig, GuestError};
 use crate::limits::{Budget, MemoryLimiter, Refused};
 use crate::outgoing::Outgoing;
+use crate::sockets::Network;
+use crate::sockets::direct::{Direct, Entry};
 use crate::stdio::{Streams, Unwritten};
 
 /// Where guests that ask no host look for their working directory: Go's and Python's do; shells and runc set it.
@@ -22,6 +25,7 @@ const WORKING_DIRECTORY: &str = "PWD";
 pub(crate) struct GuestState {
     // WASI 0.2 and 0.1 work on the same context.
     wasi: WasiP1Ctx,
+    direct: Direct,
     http: WasiHttpCtx,
     outgoing: Outgoing,
     limiter: MemoryLimiter,
@@ -36,10 +40,17 @@ impl GuestState {
         streams: &Streams,
         budget: &Arc<Budget>,
     ) -> Result<Store<Self>, GuestError> {
+        let network = Network::new(
+            &config.name,
+            config.network.clone(),
+            config.refusals.clone(),
+            config.local.clone(),
+        );
         let mut wasi = context(config)?;
         let unwritten = streams.give(&mut wasi);
         let state = Self {
             wasi: wasi.build_p1(),
+            direct: Direct::new(network),
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(config.network.clone(), config.refusals.clone()),
             limiter: MemoryLimiter::new(Arc::clone(budget)),
@@ -48,6 +59,21 @@ impl GuestState {
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.limiter);
         Ok(store)
+    }
+
+    /// The table of the guest's handles, and those of them that are streams of TCP.
+    pub(crate) fn sockets(&mut self) -> (&mut ResourceTable, &mut Direct) {
+        (self.wasi.ctx().table, &mut self.direct)
+    }
+
+    /// What its sockets share.
+    pub(crate) fn network(&self) -> Arc<Network> {
+        self.direct.network()
+    }
+
+    /// What the handle `rep` is to TCP.
+    pub(crate) fn direct(&self, rep: u32) -> &Entry {
+        self.direct.get(rep)
     }
 
     /// What WASI 0.1 works on.

@@ -135,6 +135,8 @@ fn threads() -> usize {
 
 fn config() -> GuestConfig {
     GuestConfig {
+        name: "guest".to_owned(),
+        local: None,
         args: ["inspect", "--exit", &CODE.to_string()]
             .map(str::to_owned)
             .to_vec(),

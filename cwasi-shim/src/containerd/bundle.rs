@@ -197,6 +197,8 @@ pub fn guest_config(spec: &Spec) -> Result<GuestConfig, ShimError> {
         .as_ref()
         .and_then(|linux| linux.resources().as_ref()?.memory().as_ref()?.limit());
     Ok(GuestConfig {
+        name: annotation(spec, NAME).unwrap_or_default().to_owned(),
+        local: None,
         args,
         stdio: Stdio::default(),
         preopens: preopens(spec),

@@ -45,6 +45,8 @@ fn may_mount() -> bool {
 
 fn config() -> GuestConfig {
     GuestConfig {
+        name: "guest".to_owned(),
+        local: None,
         args: Vec::new(),
         env: Vec::new(),
         stdio: Stdio::default(),

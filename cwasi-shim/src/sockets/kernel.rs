@@ -1,0 +1,240 @@
+//! Sockets of the kernel.
+//!
+//! Every call asks the kernel first, whatever tokio remembers of the socket, and tokio only does the waiting: a guest that never
+//! waits would otherwise never see what came meanwhile.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrAny, SocketFlags, SocketType, ipproto, sockopt,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::options;
+
+/// `poll(2)` that does not wait.
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// A new socket that is neither bound nor connected, as every guest's begins.
+pub(super) fn socket(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let family = AddressFamily::from_raw(if address.is_ipv4() {
+        AddressFamily::INET.as_raw()
+    } else {
+        AddressFamily::INET6.as_raw()
+    });
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    if address.is_ipv6() {
+        // wasi:sockets says so: it is on, and cannot be changed.
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    options::prepare(&socket)?;
+    Ok(socket)
+}
+
+/// Binds a socket; one that is bound already is an error of the kernel.
+pub(super) fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    // wasi:sockets says that connections in TIME_WAIT are in nobody's way.
+    sockopt::set_socket_reuseaddr(socket, true)?;
+    Ok(rustix::net::bind(socket, &address)?)
+}
+
+/// Binds a socket that is about to be connected.
+pub(super) fn bind_for_connection(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    Ok(rustix::net::bind(socket, &address)?)
+}
+
+/// The address a socket is bound to; port 0 when it is not.
+pub(super) fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
+    inet(rustix::net::getsockname(socket)?)
+}
+
+fn inet(address: SocketAddrAny) -> io::Result<SocketAddr> {
+    Ok(SocketAddr::try_from(address)?)
+}
+
+/// A connection that is being made.
+#[derive(Debug)]
+pub(super) struct Connecting(AsyncFd<OwnedFd>);
+
+impl Connecting {
+    pub(super) fn begin(socket: OwnedFd, to: SocketAddr) -> io::Result<Self> {
+        match rustix::net::connect(&socket, &to) {
+            // Interrupted, it goes on all the same.
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        // Not before: a socket that is not connected is ready for its end, and tokio would never forget that.
+        Ok(Self(waited_for(socket)?))
+    }
+
+    /// Waits for the handshake's end; then [`Connecting::finish`] tells how it ended.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_write_ready(cx).map(drop)
+    }
+
+    pub(super) fn finish(self) -> io::Result<Stream> {
+        sockopt::socket_error(&self.0)??;
+        Ok(Stream(self.0))
+    }
+}
+
+/// A connected socket.
+///
+/// A read that is shorter than asked does not mean that nothing is left: bytes that were redirected into a socket, and those
+/// that TCP delivered, wait in two queues (`tcp_bpf_recvmsg`, Linux 5.10 to 6.18). Only `EAGAIN` means it.
+#[derive(Debug)]
+pub(super) struct Stream(AsyncFd<OwnedFd>);
+
+impl Stream {
+    /// Reads what is there; 0 is the end.
+    pub(super) fn recv(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+        let read = retry(|| rustix::net::recv(&self.0, &mut *buffer, RecvFlags::empty()).map(|(_, len)| len));
+        noting(&self.0, Interest::READABLE, read)
+    }
+
+    /// Writes what fits.
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = retry(|| rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL));
+        noting(&self.0, Interest::WRITABLE, sent)
+    }
+
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        poll_readable(&self.0, cx)
+    }
+
+    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error is what the next write gives.
+        self.0.poll_write_ready(cx).map(drop)
+    }
+
+    pub(super) fn shutdown(&self, how: Shutdown) {
+        // Fails only where there is nothing left to shut down.
+        let _ = rustix::net::shutdown(&self.0, how);
+    }
+
+    pub(super) fn remote_address(&self) -> io::Result<SocketAddr> {
+        rustix::net::getpeername(&self.0)?.map_or_else(|| Err(Errno::NOTCONN.into()), inet)
+    }
+
+    /// Has the peer told that the connection is broken off.
+    pub(super) fn reset(self) {
+        // Without it the peer would see an ordinary end.
+        let _ = sockopt::set_socket_linger(&self.0, Some(std::time::Duration::ZERO));
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(super) struct Listener(AsyncFd<OwnedFd>);
+
+impl Listener {
+    pub(super) fn begin(socket: OwnedFd, backlog: u32) -> io::Result<Self> {
+        listen(&socket, backlog)?;
+        Ok(Self(waited_for(socket)?))
+    }
+
+    /// The next connection.
+    pub(super) fn accept(&self) -> io::Result<Stream> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let accepted = retry(|| rustix::net::accept_with(&self.0, flags)).map_err(accept_error);
+        let socket = noting(&self.0, Interest::READABLE, accepted)?;
+        Ok(Stream(waited_for(socket)?))
+    }
+
+    pub(super) fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        poll_readable(&self.0, cx)
+    }
+
+    pub(super) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
+        listen(self.0.get_ref(), backlog)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn waited_for(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is the same open descriptor until it is dropped.
+    Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+fn listen(socket: &OwnedFd, backlog: u32) -> io::Result<()> {
+    Ok(rustix::net::listen(
+        socket,
+        i32::try_from(backlog).unwrap_or(i32::MAX),
+    )?)
+}
+
+/// accept(2) on Linux gives the errors that wait on the new socket; elsewhere, and in WASI, such a connection was aborted.
+fn accept_error(errno: Errno) -> Errno {
+    match errno {
+        Errno::CONNRESET
+        | Errno::NETRESET
+        | Errno::HOSTUNREACH
+        | Errno::HOSTDOWN
+        | Errno::NETDOWN
+        | Errno::NETUNREACH
+        | Errno::PROTO
+        | Errno::NOPROTOOPT
+        | Errno::NONET
+        | Errno::OPNOTSUPP => Errno::CONNABORTED,
+        other => other,
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Tells tokio when a socket has to be waited for.
+fn noting<T>(fd: &AsyncFd<OwnedFd>, interest: Interest, done: rustix::io::Result<T>) -> io::Result<T> {
+    if matches!(done, Err(Errno::AGAIN)) {
+        not_ready(fd, interest);
+    }
+    Ok(done?)
+}
+
+fn not_ready(fd: &AsyncFd<OwnedFd>, interest: Interest) {
+    // What tokio is told comes back.
+    let _ = fd.try_io(interest, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+}
+
+/// Ready when a read, or an accept, would give something. What tokio remembers may have been read since.
+fn poll_readable(fd: &AsyncFd<OwnedFd>, cx: &mut Context<'_>) -> Poll<()> {
+    loop {
+        // An error is what the next read gives.
+        let Ok(mut ready) = ready!(fd.poll_read_ready(cx)) else {
+            return Poll::Ready(());
+        };
+        let mut polled = [PollFd::new(fd, PollFlags::IN | PollFlags::RDHUP)];
+        match rustix::event::poll(&mut polled, Some(&AT_ONCE)) {
+            Ok(0) => ready.clear_ready(),
+            _ => return Poll::Ready(()),
+        }
+    }
+}

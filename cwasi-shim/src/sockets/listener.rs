@@ -1,0 +1,114 @@
+//! A listening socket: in the kernel, and for the functions of its own process.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use wasmtime_wasi::sockets::SocketAddrUse;
+
+use super::connection::Transport;
+use super::local::Listening;
+use super::{Network, kernel, options};
+
+/// A listening socket.
+pub(super) struct Listener {
+    network: Arc<Network>,
+    kernel: kernel::Listener,
+    local: Option<Arc<Listening>>,
+    address: SocketAddr,
+    /// Whose turn it is when both have a connection.
+    kernel_first: AtomicBool,
+}
+
+impl Listener {
+    /// Listens on `socket`, which is bound to `address`.
+    pub(super) fn begin(
+        network: Arc<Network>,
+        socket: OwnedFd,
+        address: SocketAddr,
+        backlog: u32,
+    ) -> io::Result<Self> {
+        let kernel = kernel::Listener::begin(socket, backlog)?;
+        let local = network
+            .local
+            .as_ref()
+            .map(|local| local.listen(&network.function, address, backlog));
+        Ok(Self {
+            network,
+            kernel,
+            local,
+            address,
+            kernel_first: AtomicBool::new(false),
+        })
+    }
+
+    /// The next connection; `WouldBlock` when there is none.
+    pub(super) fn accept(&self) -> io::Result<Transport> {
+        let kernel_first = self.kernel_first.fetch_xor(true, Ordering::Relaxed);
+        if kernel_first {
+            match self.accept_kernel() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                accepted => return accepted,
+            }
+        }
+        if let Some(end) = self.local.as_ref().and_then(|local| local.backlog.accept()) {
+            return Ok(Transport::Pipe(end));
+        }
+        if kernel_first {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.accept_kernel()
+    }
+
+    fn accept_kernel(&self) -> io::Result<Transport> {
+        loop {
+            let stream = self.kernel.accept()?;
+            let permitted = stream
+                .remote_address()
+                .map(|peer| self.network.check(peer, SocketAddrUse::TcpAccept).is_ok());
+            match permitted {
+                Ok(true) => return Ok(Transport::Kernel(stream)),
+                Ok(false) => stream.reset(),
+                // It has gone already.
+                Err(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(local) = &self.local
+            && local.backlog.poll_acceptable(cx).is_ready()
+        {
+            return Poll::Ready(());
+        }
+        self.kernel.poll_acceptable(cx)
+    }
+
+    pub(super) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
+        self.kernel.set_backlog(backlog)?;
+        if let Some(local) = &self.local {
+            local.backlog.set_limit(backlog);
+        }
+        Ok(())
+    }
+
+    pub(super) const fn local_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A socket with the options that one accepted here would have.
+    pub(super) fn settings_of_accepted(&self) -> io::Result<OwnedFd> {
+        let socket = kernel::socket(&self.address)?;
+        options::copy(self, &socket, self.address.is_ipv6())?;
+        Ok(socket)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.kernel.as_fd()
+    }
+}

@@ -1,0 +1,91 @@
+//! The TCP sockets of WASI 0.2 (`wasi:sockets/tcp`, `tcp-create-socket`), in place of the stock host's.
+//!
+//! One socket type, two transports: a socket of the kernel, and a pipe between functions of one process. A guest cannot tell
+//! them apart, except by the time they take.
+//!
+//! - [`host`]: the functions that a guest imports; [`direct`]: the calls of `wasi:io` that carry bytes, without the copies and
+//!   the bookkeeping of the stock ones.
+//! - [`socket`]: the states of a socket; [`dial`] and [`listener`]: how it gets to a connection.
+//! - [`connection`]: a connection over either transport, and its [`streams`]; [`pending`]: what the kernel did not take at once.
+//! - [`kernel`]: sockets of the kernel; [`options`]: their options.
+//! - [`local`]: the network inside the process; [`backlog`], [`pipe`], [`flow`]: what it is made of.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use wasmtime::component::Linker;
+use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
+use wasmtime_wasi::sockets::SocketAddrUse;
+
+use crate::network::{NetworkPolicy, Refusals};
+use crate::state::GuestState;
+
+mod address;
+mod backlog;
+mod connection;
+mod dial;
+pub(crate) mod direct;
+mod error;
+mod flow;
+mod host;
+mod kernel;
+mod listener;
+mod local;
+mod options;
+mod pending;
+mod pipe;
+mod socket;
+mod streams;
+
+pub use local::{LocalConnection, LocalNetwork, LocalTraffic};
+
+/// Puts all of this in the place of the stock host's.
+///
+/// # Errors
+/// The linker does not allow shadowing.
+pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    host::add_to_linker(linker)?;
+    direct::add_to_linker(linker)
+}
+
+/// What the sockets of one guest share.
+#[derive(Debug)]
+pub(crate) struct Network {
+    function: Arc<str>,
+    policy: NetworkPolicy,
+    refusals: Refusals,
+    local: Option<LocalNetwork>,
+    unsent: pending::Unsent,
+}
+
+impl Network {
+    /// The network of a guest called `function`, which may choose the peers of `policy`; connections to listeners of `local` stay
+    /// in the process.
+    pub(crate) fn new(
+        function: &str,
+        policy: NetworkPolicy,
+        refusals: Refusals,
+        local: Option<LocalNetwork>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            function: function.into(),
+            policy,
+            refusals,
+            local,
+            unsent: pending::Unsent::default(),
+        })
+    }
+
+    /// Waits until the kernel has taken everything that the guest wrote.
+    pub(crate) async fn all_sent(&self) {
+        self.unsent.none().await;
+    }
+
+    fn check(&self, address: SocketAddr, used_for: SocketAddrUse) -> Result<(), ErrorCode> {
+        if self.policy.permits(address, used_for) {
+            return Ok(());
+        }
+        self.refusals.add(address);
+        Err(ErrorCode::AccessDenied)
+    }
+}

@@ -1,0 +1,352 @@
+//! A guest's TCP socket: the states that wasi:sockets gives it.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use rustix::net::Shutdown;
+use wasmtime_wasi::async_trait;
+use wasmtime_wasi::p2::Pollable;
+use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
+use wasmtime_wasi::sockets::SocketAddrUse;
+
+use super::connection::{Connection, Transport};
+use super::dial::{Dialled, dial};
+use super::error::code;
+use super::listener::Listener;
+use super::options::KeepAlive;
+use super::{Network, address, kernel};
+
+/// Connections that may wait to be accepted, unless the guest says otherwise; as in Rust's standard library.
+const DEFAULT_BACKLOG: u32 = 128;
+
+/// A socket of a guest.
+pub(crate) struct TcpSocket {
+    network: Arc<Network>,
+    family: IpAddressFamily,
+    state: State,
+    /// What was started and not finished.
+    in_progress: Option<Operation>,
+    is_bound: bool,
+    backlog: u32,
+    keep_alive: KeepAlive,
+}
+
+enum State {
+    /// Neither connected nor listening.
+    New(OwnedFd),
+    Connecting(Attempt),
+    Connected(Arc<Connection>, Settings),
+    Listening(Arc<Listener>),
+    Closed(ErrorCode),
+}
+
+/// A connection in the making.
+enum Attempt {
+    Trying(Pin<Box<dyn Future<Output = io::Result<Dialled>> + Send>>),
+    Done(io::Result<Dialled>),
+}
+
+/// Where the options of a connected socket are.
+enum Settings {
+    /// At the connection's own socket.
+    Connection,
+    /// At a socket that carries nothing else.
+    Apart(OwnedFd),
+    /// Nowhere yet: those of the listener that accepted it hold.
+    Inherited(Arc<Listener>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Bind,
+    Connect,
+    Listen,
+}
+
+impl TcpSocket {
+    /// A new socket.
+    pub(super) fn new(network: Arc<Network>, family: IpAddressFamily) -> Result<Self, ErrorCode> {
+        let socket = kernel::socket(&address::unspecified(family)).map_err(code)?;
+        Ok(Self {
+            network,
+            family,
+            state: State::New(socket),
+            in_progress: None,
+            is_bound: false,
+            backlog: DEFAULT_BACKLOG,
+            keep_alive: KeepAlive::default(),
+        })
+    }
+
+    fn begin(&mut self, operation: Operation) {
+        self.in_progress = Some(operation);
+    }
+
+    fn idle(&self) -> Result<(), ErrorCode> {
+        match self.in_progress {
+            Some(_) => Err(ErrorCode::ConcurrencyConflict),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(&mut self, operation: Operation) -> Result<(), ErrorCode> {
+        if self.in_progress != Some(operation) {
+            return Err(ErrorCode::NotInProgress);
+        }
+        self.in_progress = None;
+        Ok(())
+    }
+
+    pub(super) fn start_bind(&mut self, local: SocketAddr) -> Result<(), ErrorCode> {
+        self.idle()?;
+        let State::New(socket) = &self.state else {
+            return Err(ErrorCode::InvalidState);
+        };
+        if self.is_bound {
+            return Err(ErrorCode::InvalidState);
+        }
+        if !address::can_bind(local.ip(), self.family) {
+            return Err(ErrorCode::InvalidArgument);
+        }
+        self.network.check(local, SocketAddrUse::TcpBind)?;
+        kernel::bind(socket, local).map_err(code)?;
+        self.is_bound = true;
+        self.begin(Operation::Bind);
+        Ok(())
+    }
+
+    pub(super) fn finish_bind(&mut self) -> Result<(), ErrorCode> {
+        self.finish(Operation::Bind)
+    }
+
+    pub(super) fn start_connect(&mut self, remote: SocketAddr) -> Result<(), ErrorCode> {
+        self.idle()?;
+        if !matches!(self.state, State::New(_)) {
+            return Err(ErrorCode::InvalidState);
+        }
+        if !address::can_connect(remote, self.family) {
+            return Err(ErrorCode::InvalidArgument);
+        }
+        if let State::New(socket) = std::mem::replace(&mut self.state, State::Closed(ErrorCode::Unknown)) {
+            let attempt = match self.network.check(remote, SocketAddrUse::TcpConnect) {
+                Ok(()) => Attempt::Trying(Box::pin(dial(
+                    Arc::clone(&self.network),
+                    socket,
+                    self.is_bound,
+                    remote,
+                ))),
+                Err(_) => Attempt::Done(Err(io::ErrorKind::PermissionDenied.into())),
+            };
+            self.state = State::Connecting(attempt);
+        }
+        self.begin(Operation::Connect);
+        // The first step of it is a system call that is better made now.
+        let _ = self.poll_connected(&mut Context::from_waker(Waker::noop()));
+        Ok(())
+    }
+
+    fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let State::Connecting(attempt) = &mut self.state
+            && let Attempt::Trying(trying) = attempt
+        {
+            *attempt = Attempt::Done(ready!(trying.as_mut().poll(cx)));
+        }
+        Poll::Ready(())
+    }
+
+    /// The connection of which the guest gets the streams.
+    pub(super) fn finish_connect(&mut self) -> Result<Arc<Connection>, ErrorCode> {
+        if self.in_progress != Some(Operation::Connect) {
+            return Err(ErrorCode::NotInProgress);
+        }
+        if self
+            .poll_connected(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
+        {
+            return Err(ErrorCode::WouldBlock);
+        }
+        self.in_progress = None;
+        let ended = std::mem::replace(&mut self.state, State::Closed(ErrorCode::Unknown));
+        let State::Connecting(Attempt::Done(done)) = ended else {
+            return Err(ErrorCode::InvalidState);
+        };
+        match done.map_err(code) {
+            Ok(dialled) => {
+                self.is_bound = true;
+                let settings = dialled.apart.map_or(Settings::Connection, Settings::Apart);
+                let connection = Connection::new(dialled.transport, self.network.unsent.clone());
+                self.state = State::Connected(Arc::clone(&connection), settings);
+                Ok(connection)
+            }
+            Err(error) => {
+                self.state = State::Closed(error);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn start_listen(&mut self) -> Result<(), ErrorCode> {
+        self.idle()?;
+        // wasi:sockets 0.2 listens only where the guest has bound.
+        if !self.is_bound || !matches!(self.state, State::New(_)) {
+            return Err(ErrorCode::InvalidState);
+        }
+        let local = self.local_address()?;
+        self.network.check(local, SocketAddrUse::TcpListen)?;
+        if let State::New(socket) = std::mem::replace(&mut self.state, State::Closed(ErrorCode::Unknown)) {
+            let listener = Listener::begin(Arc::clone(&self.network), socket, local, self.backlog);
+            let listener = listener.map_err(code)?;
+            self.state = State::Listening(Arc::new(listener));
+        }
+        self.begin(Operation::Listen);
+        Ok(())
+    }
+
+    pub(super) fn finish_listen(&mut self) -> Result<(), ErrorCode> {
+        self.finish(Operation::Listen)
+    }
+
+    /// The next connection, and its socket.
+    pub(super) fn accept(&mut self) -> Result<(Self, Arc<Connection>), ErrorCode> {
+        let State::Listening(listener) = &self.state else {
+            return Err(ErrorCode::InvalidState);
+        };
+        if self.in_progress.is_some() {
+            return Err(ErrorCode::InvalidState);
+        }
+        let transport = listener.accept().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => ErrorCode::WouldBlock,
+            _ => code(error),
+        })?;
+        let settings = match &transport {
+            Transport::Kernel(_) => Settings::Connection,
+            Transport::Pipe(_) => Settings::Inherited(Arc::clone(listener)),
+        };
+        let connection = Connection::new(transport, self.network.unsent.clone());
+        let socket = Self {
+            network: Arc::clone(&self.network),
+            family: self.family,
+            state: State::Connected(Arc::clone(&connection), settings),
+            in_progress: None,
+            is_bound: true,
+            backlog: DEFAULT_BACKLOG,
+            keep_alive: self.keep_alive,
+        };
+        Ok((socket, connection))
+    }
+
+    pub(super) fn local_address(&self) -> Result<SocketAddr, ErrorCode> {
+        match &self.state {
+            State::New(socket) if self.is_bound => kernel::local_address(socket).map_err(code),
+            State::New(_) | State::Connecting(_) => Err(ErrorCode::InvalidState),
+            State::Connected(connection, _) => connection.transport().local_address().map_err(code),
+            State::Listening(listener) => Ok(listener.local_address()),
+            State::Closed(error) => Err(*error),
+        }
+    }
+
+    pub(super) fn remote_address(&self) -> Result<SocketAddr, ErrorCode> {
+        match &self.state {
+            State::Connected(connection, _) => connection.transport().remote_address().map_err(code),
+            State::Closed(error) => Err(*error),
+            _ => Err(ErrorCode::InvalidState),
+        }
+    }
+
+    pub(super) const fn is_listening(&self) -> bool {
+        matches!(self.state, State::Listening(_))
+    }
+
+    pub(super) const fn family(&self) -> IpAddressFamily {
+        self.family
+    }
+
+    pub(super) fn set_backlog(&mut self, connections: u64) -> Result<(), ErrorCode> {
+        if connections == 0 {
+            return Err(ErrorCode::InvalidArgument);
+        }
+        // The kernel takes an int, and caps it at what the system allows.
+        let backlog = u32::try_from(connections)
+            .unwrap_or(u32::MAX)
+            .min(i32::MAX.unsigned_abs());
+        match &self.state {
+            State::New(_) => {}
+            State::Listening(listener) => listener
+                .set_backlog(backlog)
+                .map_err(|_| ErrorCode::NotSupported)?,
+            State::Closed(error) => return Err(*error),
+            _ => return Err(ErrorCode::InvalidState),
+        }
+        self.backlog = backlog;
+        Ok(())
+    }
+
+    pub(super) const fn keep_alive(&self) -> KeepAlive {
+        self.keep_alive
+    }
+
+    /// Changes the keepalive that the guest sees, and with it the socket's.
+    pub(super) fn change_keep_alive<T>(
+        &mut self,
+        change: impl FnOnce(&mut KeepAlive, BorrowedFd<'_>) -> Result<T, ErrorCode>,
+    ) -> Result<T, ErrorCode> {
+        let mut keep_alive = self.keep_alive;
+        let changed = change(&mut keep_alive, self.settings()?)?;
+        self.keep_alive = keep_alive;
+        Ok(changed)
+    }
+
+    /// The socket whose options are this socket's.
+    pub(super) fn settings(&mut self) -> Result<BorrowedFd<'_>, ErrorCode> {
+        match &mut self.state {
+            State::New(socket) => Ok((*socket).as_fd()),
+            State::Connected(connection, settings) => settings.of(connection),
+            State::Listening(listener) => Ok(Listener::as_fd(listener)),
+            State::Connecting(_) => Err(ErrorCode::InvalidState),
+            State::Closed(error) => Err(*error),
+        }
+    }
+
+    pub(super) fn shutdown(&self, how: Shutdown) -> Result<(), ErrorCode> {
+        match &self.state {
+            State::Connected(connection, _) => {
+                connection.shutdown(how);
+                Ok(())
+            }
+            _ => Err(ErrorCode::InvalidState),
+        }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match (self.in_progress, &self.state) {
+            (Some(Operation::Connect), _) => self.poll_connected(cx),
+            (None, State::Listening(listener)) => listener.poll_acceptable(cx),
+            _ => Poll::Ready(()),
+        }
+    }
+}
+
+impl Settings {
+    fn of<'a>(&'a mut self, connection: &'a Connection) -> Result<BorrowedFd<'a>, ErrorCode> {
+        if let Self::Inherited(listener) = self {
+            *self = Self::Apart(listener.settings_of_accepted().map_err(code)?);
+        }
+        match (self, connection.transport()) {
+            (Self::Apart(socket), _) => Ok((*socket).as_fd()),
+            (_, Transport::Kernel(stream)) => Ok(stream.as_fd()),
+            (_, Transport::Pipe(_)) => Err(ErrorCode::InvalidState),
+        }
+    }
+}
+
+#[async_trait]
+impl Pollable for TcpSocket {
+    async fn ready(&mut self) {
+        std::future::poll_fn(|cx| self.poll_ready(cx)).await;
+    }
+}
