@@ -6,6 +6,9 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cwasi_client::netns;
+use cwasi_client::process_report::{
+    MAX_CONNECTIONS, ProcessConnection, ProcessEnd, ProcessReport, ProcessTotals,
+};
 
 use super::backlog::Backlog;
 use super::flow::Passed;
@@ -60,6 +63,8 @@ pub struct LocalConnection {
     pub to_server: (u64, u64),
     /// Writes and bytes to the client.
     pub to_client: (u64, u64),
+    /// When it was made, as [`monotonic_ns`](cwasi_client::process_report::monotonic_ns) counts.
+    pub established_ns: u64,
 }
 
 /// The connections inside a process at one time.
@@ -161,6 +166,7 @@ impl LocalNetwork {
                 server: party(&pipe.server),
                 to_server: (to_server.messages, to_server.bytes),
                 to_client: (to_client.messages, to_client.bytes),
+                established_ns: pipe.established_ns,
             }
         });
         let open = open.collect();
@@ -169,6 +175,35 @@ impl LocalNetwork {
             messages: passed.messages,
             bytes: passed.bytes,
             open,
+        }
+    }
+}
+
+/// What the agent is told of connections inside a process; of many open ones it lists those that were made last.
+impl From<LocalTraffic> for ProcessReport {
+    fn from(traffic: LocalTraffic) -> Self {
+        let end = |(function, address): &(Arc<str>, SocketAddr), (messages, bytes)| ProcessEnd {
+            function: function.to_string(),
+            address: *address,
+            messages,
+            bytes,
+        };
+        let open = traffic.open.len();
+        let listed = traffic.open.iter().skip(open.saturating_sub(MAX_CONNECTIONS));
+        Self {
+            totals: ProcessTotals {
+                connections: traffic.opened,
+                messages: traffic.messages,
+                bytes: traffic.bytes,
+            },
+            open: open as u64,
+            connections: listed
+                .map(|connection| ProcessConnection {
+                    client: end(&connection.client, connection.to_server),
+                    server: end(&connection.server, connection.to_client),
+                    established_ns: connection.established_ns,
+                })
+                .collect(),
         }
     }
 }
@@ -185,4 +220,49 @@ fn is_own(ip: IpAddr) -> bool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_is_told_all_that_passed_and_the_newest_connections() {
+        let address = |port: usize| SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+        let connection = |port| LocalConnection {
+            client: ("a".into(), address(port)),
+            server: ("b".into(), address(80)),
+            to_server: (1, 10),
+            to_client: (2, 20),
+            established_ns: 7,
+        };
+        let traffic = LocalTraffic {
+            opened: 1000,
+            messages: 3,
+            bytes: 30,
+            open: (1..=MAX_CONNECTIONS + 1).map(connection).collect(),
+        };
+        let report = ProcessReport::from(traffic);
+        assert_eq!(
+            (
+                report.totals.connections,
+                report.totals.messages,
+                report.totals.bytes
+            ),
+            (1000, 3, 30)
+        );
+        assert_eq!(
+            (report.open, report.connections.len()),
+            (MAX_CONNECTIONS as u64 + 1, MAX_CONNECTIONS)
+        );
+        let last = report.connections.last().unwrap();
+        assert_eq!(
+            (last.client.function.as_str(), last.client.address),
+            ("a", address(MAX_CONNECTIONS + 1))
+        );
+        assert_eq!(
+            (last.client.bytes, last.server.bytes, last.established_ns),
+            (10, 20, 7)
+        );
+    }
 }

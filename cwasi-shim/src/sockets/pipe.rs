@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use cwasi_client::process_report::monotonic_ns;
 
 use super::flow::{Flow, Passed};
 use super::local::LocalNetwork;
@@ -29,6 +30,8 @@ pub(super) struct Pipe {
     pub(super) client: Party,
     /// Who listened; the address is the one that was dialled.
     pub(super) server: Party,
+    /// When it was made: [`monotonic_ns`] of then.
+    pub(super) established_ns: u64,
     to_server: Mutex<Flow>,
     to_client: Mutex<Flow>,
     network: LocalNetwork,
@@ -46,6 +49,7 @@ impl Pipe {
         Arc::new(Self {
             client,
             server,
+            established_ns: monotonic_ns(),
             network,
             to_server: flow(),
             to_client: flow(),
