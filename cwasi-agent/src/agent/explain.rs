@@ -7,7 +7,7 @@ use cwasi_ebpf_common::learn::PROBE_EVERY;
 use cwasi_ebpf_common::maps::{Destination, Locality};
 use ipnet::IpNet;
 
-use super::view::{KERNEL, NETWORK};
+use super::view::{KERNEL, NETWORK, PROCESS};
 use super::{Agent, Entry, error, internal, longest_match, mapped_addr, unmapped};
 use crate::plane::Plane;
 
@@ -60,7 +60,19 @@ impl Agent {
                 format!("{src} is no address of a registered function: plain TCP"),
             ));
         };
-        let target = self.target(dst, &mut steps)?;
+        let Some(target) = self.target(source, dst, &mut steps)? else {
+            let step = "both run in one process: a listener of the one is reached by the other inside of it";
+            return Ok(steps.end_with(PROCESS, step));
+        };
+        let spec = &source.saved.spec;
+        if !spec.members.is_empty() && (target.ip.is_loopback() || spec.addresses.contains(&target.ip)) {
+            let step = format!(
+                "{} has several functions: where one of them listens on {}, the bytes stay inside of the process",
+                source.title(),
+                target.ip
+            );
+            return Ok(steps.end_with(DEPENDS, step));
+        }
         let (accelerated, reason) = self.acceleration(source);
         let Some(plane) = self.plane.as_deref().filter(|_| accelerated) else {
             let reason = reason.unwrap_or_default();
@@ -220,20 +232,24 @@ impl Agent {
         }
     }
 
-    fn target(&self, dst: &str, steps: &mut Steps) -> Result<Target, ApiError> {
+    /// Where a connection of `source` to `dst` goes, `None` for a function of its own process.
+    fn target(&self, source: &Entry, dst: &str, steps: &mut Steps) -> Result<Option<Target>, ApiError> {
         if let Ok(address) = dst.parse::<SocketAddr>() {
-            return Ok(Target {
+            return Ok(Some(Target {
                 ip: canonical(address.ip()),
                 port: Some(address.port()),
-            });
+            }));
         }
         if let Ok(ip) = dst.parse::<IpAddr>() {
-            return Ok(Target {
+            return Ok(Some(Target {
                 ip: canonical(ip),
                 port: None,
-            });
+            }));
         }
         let entry = self.named(dst, steps)?;
+        if entry.saved.id == source.saved.id && !source.saved.spec.members.is_empty() {
+            return Ok(None);
+        }
         let Some(ip) = entry.saved.spec.addresses.first() else {
             let message = format!(
                 "{} has no address but loopback: give the address to connect to",
@@ -242,7 +258,7 @@ impl Agent {
             return Err(error(ErrorCode::Invalid, message));
         };
         steps.say(format!("{} is reached at {ip}", entry.title()));
-        Ok(Target { ip: *ip, port: None })
+        Ok(Some(Target { ip: *ip, port: None }))
     }
 
     fn by_address(&self, ip: IpAddr) -> impl Iterator<Item = &Entry> {
@@ -251,12 +267,13 @@ impl Agent {
             .filter(move |entry| entry.saved.spec.addresses.contains(&ip))
     }
 
-    /// The function `namespace/name`, or `name` in the namespace `default`.
+    /// The function `namespace/name`, or `name` in the namespace `default`; of several in one process, their registration.
     fn named(&self, text: &str, steps: &mut Steps) -> Result<&Entry, ApiError> {
         let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
         let named = self.functions.values().filter(|entry| {
             let spec = &entry.saved.spec;
-            spec.namespace == namespace && spec.name == name
+            spec.namespace == namespace
+                && (spec.name == name || spec.members.iter().any(|member| member == name))
         });
         first(named, text, steps).ok_or_else(|| {
             let shown: String = text.chars().filter(|c| !c.is_control()).take(120).collect();

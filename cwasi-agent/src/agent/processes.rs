@@ -3,7 +3,7 @@
 //! What is kept goes by the cgroup and not by the registration, so that a process that is registered anew is not counted twice.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cwasi_client::process_report::{
     FunctionRef, MAX_CONNECTIONS, ProcessConnection, ProcessEnd, ProcessReport, ProcessTotals,
@@ -16,7 +16,7 @@ use super::view::{PROCESS, age_seconds};
 use super::{Agent, Entry, Process, SavedProcess, SavedProcesses, directory, error};
 
 /// Most connections that are listed of all processes: with both ends, as many as the kernel's flows.
-const MAX_LISTED: usize = MAX_SOCKETS as usize / 2;
+pub(super) const MAX_LISTED: usize = MAX_SOCKETS as usize / 2;
 
 /// What all processes told.
 #[derive(Debug, Default)]
@@ -177,7 +177,28 @@ impl Processes {
         ends.collect()
     }
 
-    fn listed(&self) -> usize {
+    /// Takes over a report of the process `by` in a registered cgroup; `registered` gives the ids of all of these.
+    pub(super) fn take(
+        &mut self,
+        (cgroup_id, cgroup): (u64, &Path),
+        report: ProcessReport,
+        by: Process,
+        registered: impl FnOnce() -> HashSet<u64>,
+    ) {
+        if !self.told.contains_key(&cgroup_id) && self.told.len() >= MAX_FUNCTIONS as usize {
+            let registered = registered();
+            self.end(|cgroup_id, _| registered.contains(&cgroup_id));
+        }
+        // What this one listed before makes room.
+        self.close(cgroup_id);
+        let room = MAX_LISTED.saturating_sub(self.listed());
+        let told = self.told.entry(cgroup_id);
+        told.or_insert_with(|| Told::new(cgroup.to_owned(), by))
+            .take(report, by, room);
+    }
+
+    /// Number of the listed connections.
+    pub(super) fn listed(&self) -> usize {
         self.told.values().map(|told| told.connections.len()).sum()
     }
 
@@ -249,26 +270,11 @@ impl Agent {
             let message = "the process's function is not registered".to_owned();
             return Err(error(ErrorCode::NotFound, message));
         };
-        let cgroup_id = saved.cgroup_id;
-        let processes = &mut self.processes;
-        if !processes.told.contains_key(&cgroup_id) {
-            if processes.told.len() >= MAX_FUNCTIONS as usize {
-                let registered: HashSet<u64> = self
-                    .functions
-                    .values()
-                    .map(|entry| entry.saved.cgroup_id)
-                    .collect();
-                processes.end(|cgroup_id, _| registered.contains(&cgroup_id));
-            }
-            let told = Told::new(saved.cgroup.clone(), by);
-            processes.told.insert(cgroup_id, told);
-        }
-        // What this one listed before makes room.
-        processes.close(cgroup_id);
-        let room = MAX_LISTED.saturating_sub(processes.listed());
-        if let Some(told) = processes.told.get_mut(&cgroup_id) {
-            told.take(report, by, room);
-        }
+        let functions = || self.functions.values().map(|entry| entry.saved.cgroup_id);
+        self.processes
+            .take((saved.cgroup_id, &saved.cgroup), report, by, || {
+                functions().collect()
+            });
         Ok(())
     }
 

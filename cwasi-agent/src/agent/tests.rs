@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::testing::Fake;
 
+mod processes;
+
 const LAUNCHER: Process = Process {
     pid: 100,
     started: Some(5),
