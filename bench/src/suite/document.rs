@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::goals;
 use super::results::Results;
 use super::sections;
 use super::table::Table;
@@ -15,6 +16,7 @@ pub const FILES: &str = "benchmarks";
 pub fn document(results: &Results, charts: &[&str]) -> String {
     let mut text = String::from("# Benchmarks: guest to guest\n\n");
     let _ = writeln!(text, "{}\n", origin(results));
+    let _ = writeln!(text, "## Goals\n\n{}\n", goals::table(&goals::of(results)).text());
     for section in sections::of(results) {
         let _ = writeln!(text, "## {}\n\n{}\n", section.title, section.text);
         for chart in section.charts.iter().filter(|chart| charts.contains(chart)) {
@@ -81,6 +83,7 @@ mod tests {
             "](benchmarks/rtt.svg)",
             "not there",
             "| stock |",
+            "## Goals",
         ] {
             assert!(text.contains(expected), "{expected}: {text}");
         }

@@ -13,11 +13,16 @@
 //! - [`options`]: what a suite is asked for.
 //! - [`results`]: the figures, from which everything below is made.
 //! - [`table`], [`sections`], [`document`]: the report.
+//! - [`goals`]: what is to be reached, and whether it is.
+//! - [`chart`], [`charts`]: its charts.
 
 pub mod amount;
+pub mod chart;
+pub mod charts;
 pub mod cpu;
 pub mod document;
 pub mod ends;
+pub mod goals;
 pub mod machine;
 pub mod options;
 pub mod peer;
@@ -37,8 +42,18 @@ pub use options::Options;
 pub use programs::Programs;
 use results::Results;
 
+use serde::Serialize;
+
 use crate::error::{IoContext, on};
 use crate::{Error, Result};
+
+/// The file of figures, which a later report can be made from.
+#[derive(Serialize)]
+struct Written<'a> {
+    goals: Vec<goals::Goal>,
+    #[serde(flatten)]
+    results: &'a Results,
+}
 
 /// Takes the figures, or reads those that were taken before; prints the report, and writes it where that is asked for. Call
 /// [`crate::interrupt::watch`] before, and Ctrl-C cleans up too.
@@ -50,11 +65,12 @@ pub fn run(programs: &Programs, options: &Options, command: &str) -> Result<()> 
         Some(file) => read(file)?,
         None => run::run(programs, options, command)?,
     };
-    let charts = Vec::new();
-    let document = document::document(&results, &charts);
+    let charts = charts::of(&results);
+    let names: Vec<&str> = charts.iter().map(|(file, _)| *file).collect();
+    let document = document::document(&results, &names);
     println!("{document}");
     if let Some(out) = &options.out {
-        write(out, &document, &results)?;
+        write(out, &document, &charts, &results)?;
     }
     match results.failed.len() {
         0 => Ok(()),
@@ -70,12 +86,19 @@ fn read(file: &Path) -> Result<Results> {
     })
 }
 
-fn write(out: &Path, document: &str, results: &Results) -> Result<()> {
+fn write(out: &Path, document: &str, charts: &[(&str, String)], results: &Results) -> Result<()> {
     let files = out.join(document::FILES);
     fs::create_dir_all(&files).action(on("create", &files))?;
     let write = |path: &Path, text: &[u8]| fs::write(path, text).action(on("write", path));
     write(&out.join("benchmarks.md"), document.as_bytes())?;
-    let json = serde_json::to_vec_pretty(results).map_err(std::io::Error::from);
+    for (file, svg) in charts {
+        write(&files.join(file), svg.as_bytes())?;
+    }
+    let written = Written {
+        goals: goals::of(results),
+        results,
+    };
+    let json = serde_json::to_vec_pretty(&written).map_err(std::io::Error::from);
     let file = files.join("results.json");
     write(&file, &json.action(on("write", &file))?)
 }

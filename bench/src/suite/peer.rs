@@ -69,6 +69,20 @@ impl Peer {
         }
     }
 
+    /// Its colour in charts, and whether its lines are broken: the same colour for the same code, broken where bytes go
+    /// by the network stack and it has a peer for which they do not.
+    #[must_use]
+    pub const fn colour(self) -> (usize, bool) {
+        match self {
+            Self::Stock => (0, false),
+            Self::Off => (1, true),
+            Self::Kernel => (1, false),
+            Self::Process => (2, false),
+            Self::Rust => (3, true),
+            Self::RustKernel => (3, false),
+        }
+    }
+
     /// What runs its programs.
     #[must_use]
     pub const fn host(self) -> Host {
@@ -138,6 +152,7 @@ mod tests {
             if let Some(plain) = peer.plain() {
                 assert_eq!(plain.host(), peer.host());
                 assert!(!plain.enrolled());
+                assert_eq!(plain.colour(), (peer.colour().0, true));
             }
         }
     }

@@ -63,6 +63,17 @@ pub enum Metric {
     CpuMachine,
 }
 
+impl Group {
+    /// What its workloads differ in, for the axis of a chart.
+    #[must_use]
+    pub const fn horizontal(self) -> &'static str {
+        match self {
+            Self::Rtt | Self::Cpus => "size of the message",
+            Self::Stream | Self::Nodelay => "size of the write",
+        }
+    }
+}
+
 impl Kind {
     /// The figure that the workload is about.
     #[must_use]
