@@ -56,6 +56,7 @@ impl Args {
                 let peers = peers.iter().copied().filter(|peer| group.includes(*peer));
                 (group, peers.collect::<Vec<_>>())
             })
+            .filter(|(_, peers)| !peers.is_empty())
             .collect();
         let steps: usize = plan
             .iter()

@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::guests::Talk;
 use crate::rate::{self, Load};
 use crate::start::{self, Event};
 use crate::{Peer, Result, Stage, memory};
@@ -18,6 +19,8 @@ pub enum Group {
     Memory,
     /// Functions started and finished in a second, in idle pods and with new pods
     Rate,
+    /// Round trips and streams between functions in two pods
+    Guests,
 }
 
 /// The unit of a figure.
@@ -32,6 +35,12 @@ pub enum Unit {
     /// Functions per second; more is better.
     #[serde(rename = "1/s")]
     PerSecond,
+    /// Microseconds; less is better.
+    #[serde(rename = "us")]
+    Microseconds,
+    /// 10⁹ bytes per second; more is better.
+    #[serde(rename = "GB/s")]
+    GigabytesPerSecond,
 }
 
 impl Unit {
@@ -42,6 +51,8 @@ impl Unit {
             Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
             Self::PerSecond => "1/s",
+            Self::Microseconds => "µs",
+            Self::GigabytesPerSecond => "GB/s",
         }
     }
 }
@@ -99,13 +110,24 @@ impl Group {
                 ),
                 (format!("pods, {} at once", scale.pods.workers), Unit::PerSecond),
             ],
+            Self::Guests => vec![
+                ("round trip 64 B, two pods".to_owned(), Unit::Microseconds),
+                (
+                    "stream 64 KiB writes, two pods".to_owned(),
+                    Unit::GigabytesPerSecond,
+                ),
+            ],
         }
     }
 
-    /// Whether the peer is of interest: how code was come by does not matter where many functions share it.
+    /// Whether the peer is of interest: how code was come by does not matter after the start, and the guests that talk are Wasm.
     #[must_use]
     pub fn includes(self, peer: Peer) -> bool {
-        peer != Peer::Cold || matches!(self, Self::Output | Self::Answer)
+        match peer {
+            Peer::Cwasi | Peer::Stock => true,
+            Peer::Cold => matches!(self, Self::Output | Self::Answer),
+            Peer::Runc => self != Self::Guests,
+        }
     }
 
     /// Takes the figures of one round of a peer.
@@ -128,6 +150,10 @@ impl Group {
                 rate::containers(stage, peer, scale.containers)?,
                 rate::pods(stage, peer, scale.pods)?,
             ]),
+            Self::Guests => [Talk::RoundTrips, Talk::Stream]
+                .iter()
+                .map(|talk| talk.measure(stage, peer))
+                .collect(),
         }
     }
 }

@@ -14,11 +14,13 @@
 //! - [`start`]: from a call to the first output, or to the first answered request.
 //! - [`memory`]: proportional set sizes (PSS) of idle functions.
 //! - [`rate`]: functions started and finished in a second.
+//! - [`guests`]: two functions that talk to each other.
 //! - [`results`]: medians, ratios, the table and JSON.
 
 pub mod args;
 mod error;
 pub mod group;
+pub mod guests;
 pub mod memory;
 pub mod peer;
 pub mod rate;

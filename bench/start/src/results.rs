@@ -15,7 +15,7 @@ use crate::stage::ImageSize;
 pub struct Compared {
     /// What was measured.
     pub measure: String,
-    /// Its unit; more of "1/s" is better, less of the others.
+    /// Its unit; more of "1/s" and "GB/s" is better, less of the others.
     pub unit: Unit,
     /// This shim, compiled before.
     pub cwasi: Vec<f64>,
@@ -115,7 +115,7 @@ impl Report {
         let _ = write!(
             text,
             "\nLinux {}, {} CPUs, {}, medians of {} rounds; ratios are medians of the rounds' ratios, spread is the lowest and \
-             the highest. Of ms and MiB less is better, of 1/s more.\n\n",
+             the highest. Of 1/s and GB/s more is better, of the others less.\n\n",
             self.kernel_release, self.cpus, self.containerd, self.rounds
         );
         let images = self.images.iter().map(|image| {

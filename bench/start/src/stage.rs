@@ -16,6 +16,9 @@ use crate::{Error, Peer, Result};
 /// The function: an unmodified program on `std::net`.
 const ECHO: &str = "echo";
 
+/// Those that talk to it, and to themselves.
+const OTHERS: [&str; 2] = ["ping", "stream"];
+
 /// The form of the function's image: the one that the stock shim compiles only once.
 const COMPARED: Form = Form::Wasm;
 
@@ -66,12 +69,16 @@ impl Stage {
             node.start_agent()?;
         }
         let wasm = functions::prebuilt(ECHO)?;
-        let form = |form: Form| {
-            let made = form.image(&form.reference(ECHO), &wasm);
+        let form = |form: Form, name: &str, wasm: &[u8]| {
+            let made = form.image(&form.reference(name), wasm);
             made.map_err(cwasi_testnode::Error::from)
         };
-        let (function, rootfs, program) = (form(COMPARED)?, form(Form::Rootfs)?, native::PEER.image()?);
+        let (function, rootfs) = (form(COMPARED, ECHO, &wasm)?, form(Form::Rootfs, ECHO, &wasm)?);
+        let program = native::PEER.image()?;
         node.import(&function)?;
+        for name in OTHERS {
+            node.import(&form(COMPARED, name, &functions::prebuilt(name)?)?)?;
+        }
         node.import(&program)?;
         let image = |name: &str, image: &Image, program_bytes| ImageSize {
             image: name.to_owned(),
@@ -110,6 +117,12 @@ impl Stage {
         } else {
             &self.program
         }
+    }
+
+    /// The image of a guest of `bench/functions` that is on the node.
+    #[must_use]
+    pub fn guest(&self, name: &str) -> String {
+        COMPARED.reference(name)
     }
 
     /// Makes sure that the next function of [`Peer::Cold`] has to be compiled; does nothing for other peers.
