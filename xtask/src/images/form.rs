@@ -12,6 +12,9 @@ pub const WASM_LAYER: &str = "application/vnd.bytecodealliance.wasm.component.la
 
 const ARTIFACT_CONFIG: &str = "application/vnd.wasm.config.v0+json";
 
+/// The label with the digest of an image's module.
+const MODULE_LABEL: &str = "dev.cwasi.module";
+
 /// Where the module is in an image, or is said to be.
 const APP: &str = "/app.wasm";
 
@@ -98,8 +101,18 @@ impl Process {
     }
 }
 
-pub(super) fn image_config(platform: &Platform, process: &Process, diff_ids: &[String]) -> Blob {
+/// `module` is of an image whose layers are no file systems: without it all such images would have the same configuration, by
+/// whose digest Kubernetes tells images.
+pub(super) fn image_config(
+    platform: &Platform,
+    process: &Process,
+    diff_ids: &[String],
+    module: Option<&Blob>,
+) -> Blob {
     let mut config = json!({"Entrypoint": process.entrypoint});
+    if let Some(module) = module {
+        config["Labels"] = json!({MODULE_LABEL: module.digest()});
+    }
     if !process.env.is_empty() {
         config["Env"] = json!(process.env);
     }
@@ -182,6 +195,16 @@ mod tests {
         let manifest = json(&image.manifest);
         assert_eq!(manifest["config"]["mediaType"], ARTIFACT_CONFIG);
         assert_eq!(manifest["layers"][0]["mediaType"], "application/wasm");
+    }
+
+    #[test]
+    fn images_of_other_modules_have_other_configurations() {
+        for form in Form::ALL {
+            let config = |wasm: &[u8]| form.image("x/y:1", wasm).unwrap().config;
+            let one = config(b"\0asm\x01\0\0\0");
+            let other = config(b"\0asm\x01\0\0\0\0\x02\x01x");
+            assert_ne!(one.digest(), other.digest(), "{form:?}");
+        }
     }
 
     #[test]

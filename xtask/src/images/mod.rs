@@ -78,7 +78,7 @@ impl Image {
     pub fn rootfs(reference: &str, files: &[File<'_>], process: &Process) -> Self {
         let (layer, diff_id) = layer(files);
         let platform = Platform::host();
-        let config = form::image_config(&platform, process, &[diff_id]);
+        let config = form::image_config(&platform, process, &[diff_id], None);
         Self::new(reference, platform, config, vec![layer])
     }
 
@@ -87,8 +87,9 @@ impl Image {
     #[must_use]
     pub fn wasm(reference: &str, wasm: &[u8], layer: &str, process: &Process) -> Self {
         let platform = Platform::wasm(component::wasi_version(wasm));
-        let config = form::image_config(&platform, process, &[]);
-        Self::new(reference, platform, config, vec![Blob::new(layer, wasm.to_vec())])
+        let layer = Blob::new(layer, wasm.to_vec());
+        let config = form::image_config(&platform, process, &[], Some(&layer));
+        Self::new(reference, platform, config, vec![layer])
     }
 
     /// A Wasm OCI artifact as the CNCF's working group lays it out. It says nothing of a process: whoever runs it does.
