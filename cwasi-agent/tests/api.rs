@@ -232,7 +232,8 @@ fn a_silent_connection_is_closed() {
 fn a_caller_that_does_not_read_holds_nobody_up() {
     let limits = Limits {
         connections: 8,
-        write: Duration::from_millis(50),
+        // Longer than the other caller waits for its answer.
+        write: Duration::from_secs(60),
         ..Limits::default()
     };
     let running = Running::with(Setup {

@@ -16,7 +16,7 @@ use crate::protocol::{ApiError, FunctionSpec, MAX_REQUEST_BYTES, Registered, Rep
 /// How long a connection, and each read and write on it, may take unless told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest answer that the client reads: the flows of a full node are about 32 MiB.
+/// Longest answer that the client reads: the flows of a full node, in the kernel and inside of processes, are about 64 MiB.
 const MAX_RESPONSE_BYTES: u64 = 128 << 20;
 
 /// Why the agent could not be asked, or did not do it.

@@ -143,7 +143,9 @@ impl Drop for Reporter {
     /// To be done before the function is unregistered.
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
+        // Where `report` drops what holds the reporter, this is its own thread.
+        let other = |thread: &JoinHandle<()>| thread.thread().id() != thread::current().id();
+        if let Some(thread) = self.thread.take().filter(other) {
             let _ = thread.join();
         }
     }
@@ -335,6 +337,24 @@ mod tests {
             report(2, 1),
             "an agent may be a new one"
         );
+    }
+
+    #[test]
+    fn a_reporter_may_be_dropped_by_what_it_asks() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let (keeper, kept) = channel::<Reporter>();
+        let (done, is_done) = channel();
+        let ask = move || {
+            drop(kept.try_recv());
+            let _ = done.send(());
+            report(1, 1)
+        };
+        keeper
+            .send(Reporter::start(path, FunctionRef::Id(1), ask).unwrap())
+            .unwrap();
+        is_done.recv().unwrap();
+        while is_done.recv().is_ok() {}
     }
 
     #[test]
