@@ -90,6 +90,8 @@ impl Agent {
             .args([OsStr::new("--name"), OsStr::new(name)])
             .arg("--netns")
             .arg(netns)
+            // Those that it runs are the benches' own, which wait in poll and read again after any read.
+            .args(["--sockets", "all"])
             .arg("--")
             .arg(command.get_program())
             .args(command.get_args());

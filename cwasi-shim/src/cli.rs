@@ -9,7 +9,7 @@ use std::{fs, io};
 
 use clap::Parser;
 use cwasi_client::netns::{self, NetnsError};
-use cwasi_client::protocol::FunctionSpec;
+use cwasi_client::protocol::{FunctionSpec, Sockets};
 use nix::sys::signal::Signal;
 
 use crate::cache::Cache;
@@ -279,6 +279,8 @@ impl Shared {
             netns: netns
                 .and_then(|path| std::path::absolute(path).ok())
                 .filter(|path| !path.starts_with("/proc")),
+            // The engine never waits in a read, and reads until EAGAIN.
+            sockets: Sockets::All,
             ..FunctionSpec::default()
         };
         let function = format!("{}/{}", spec.namespace, spec.name);

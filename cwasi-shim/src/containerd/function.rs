@@ -117,7 +117,7 @@ pub fn describe(
         labels,
         cgroup: Some(cgroup.to_owned()),
         netns: netns.or_else(|| addresses.is_err().then_some(own)),
-        // The engine never waits in a read; and an agent that comes later cannot tell how older listeners wait.
+        // The engine never waits in a read, and reads until EAGAIN; and an agent that comes later cannot tell how older listeners wait.
         sockets: Sockets::All,
         addresses: addresses.unwrap_or_else(|error| {
             log::warn!("addresses of {id}: {error}");

@@ -10,7 +10,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use cwasi_client::protocol::{ApiError, ErrorCode, FunctionSpec, Registered, Reply, Request, Response};
+use cwasi_client::protocol::{
+    ApiError, ErrorCode, FunctionSpec, Registered, Reply, Request, Response, Sockets,
+};
 use cwasi_shim::exit::by_signal;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
@@ -122,6 +124,7 @@ fn registered_while_it_runs_and_gone_afterwards() {
         let running = Running::start(&mut setup.command(&["--name", "a/b", "--namespace", "shop"]));
         let spec = setup.registered();
         assert_eq!((spec.name.as_str(), spec.namespace.as_str()), ("a/b", "shop"));
+        assert_eq!(spec.sockets, Sockets::All, "the runner vouches for its engine");
         let cgroup = spec.cgroup.unwrap();
         assert!(cgroup.is_dir());
         assert!(
