@@ -302,6 +302,8 @@ mod tests {
             "closing",
             "unmeasured",
             "blocking",
+            "edge_triggered",
+            "unpolled",
         ] {
             let count = if reason == "budget" { 9 } else { 0 };
             expected.insert(format!("cwasi_fallback_total{{reason=\"{reason}\"}} {count}"));

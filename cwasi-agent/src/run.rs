@@ -23,7 +23,7 @@ use crate::api::socket::{Socket, SocketError};
 use crate::api::{Shared, lock};
 use crate::http;
 use crate::kernel::selftest::Check;
-use crate::kernel::{KernelPlane, Options, PlaneError, selftest};
+use crate::kernel::{KernelPlane, Options, PlaneError, readers, selftest};
 use crate::probe::remedy_of_check;
 
 /// How often events are taken from the kernel's ring, which holds about 1500.
@@ -243,6 +243,14 @@ pub fn open_kernel(bpffs: PathBuf, budget: u32) -> Result<Kernel, RunError> {
             None
         }
     };
+    let told = readers::told();
+    if let (Err(error), Some(_)) = (&told, &plane) {
+        degraded.push(Degradation {
+            reason: readers::READERS.to_owned(),
+            detail: error.to_string(),
+            remedy: readers::REMEDY.to_owned(),
+        });
+    }
     for cause in &degraded {
         warn!("degraded: {}: {}; {}", cause.reason, cause.detail, cause.remedy);
     }
@@ -252,6 +260,7 @@ pub fn open_kernel(bpffs: PathBuf, budget: u32) -> Result<Kernel, RunError> {
         .map(|check| (check.name, check.passed))
         .collect();
     probes.push((LOAD, plane.is_some()));
+    probes.push((readers::READERS, told.is_ok()));
     let plane = plane.map(|plane| Box::new(plane) as Box<dyn crate::plane::Plane>);
     Ok(Kernel {
         plane,

@@ -166,13 +166,16 @@ fn nginx() {
         let connected = agent.status().traffic.connections;
         assert!(connected > 0, "wrk and nginx use non-blocking sockets");
         let moved = redirected(&agent) - before;
-        // Of large files the kernel may leave the most to TCP; small answers and every request are its own.
+        // Of large files the kernel may leave the most to TCP; small answers are its own.
         let least = if *size < 4096 { answered * *size / 2 } else { 1 };
         assert!(
             moved >= least,
             "{name}: {moved} bytes redirected for {answered} answers"
         );
     }
+    // nginx waits edge-triggered, and takes a short read for the last one: requests go to it by TCP.
+    assert!(agent.fallbacks("edge_triggered") > 0, "{:?}", agent.status());
+    assert!(agent.counters()["cwasi_fallback_total{reason=\"edge_triggered\"}"] > 0);
 }
 
 /// Runs an iperf3 client, which must move all the bytes that it was told to. Its receiver stops reading at the end of the test,

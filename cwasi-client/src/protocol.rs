@@ -105,14 +105,16 @@ pub struct FunctionSpec {
 /// Which sockets of a function may be accelerated.
 ///
 /// A read that sleeps in the kernel on an accelerated socket returns EAGAIN when a signal, or the ACK of its own FIN, wakes it.
-/// Programs that wait in poll or epoll, as every Wasm runtime does, never see it.
+/// Programs that wait in poll or epoll, as every Wasm runtime does, never see it. A read can also come short although there is
+/// more: programs that wait level-triggered are told of the rest, others must read until EAGAIN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sockets {
-    /// Those that are non-blocking when the connection is made; accepted ones, when their listener is.
+    /// Those that are non-blocking when the connection is made; accepted ones, when their listener is. They are sent to by the
+    /// accelerated path while they are polled level-triggered.
     #[default]
     NonBlocking,
-    /// All: none is ever read blocking, or the program handles EAGAIN.
+    /// All: none is ever read blocking, or the program handles EAGAIN; and where it waits edge-triggered, it reads until EAGAIN.
     All,
 }
 

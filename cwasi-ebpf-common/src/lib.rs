@@ -3,6 +3,7 @@
 //! - [`maps`]: keys and values of the BPF maps.
 //! - [`offsets`]: where the running kernel keeps the fields that the programs read.
 //! - [`redirect`]: the state machine of one direction of a connection, a pure function.
+//! - [`reader`]: whether a receiver may be redirected to, by how it waits, a pure function.
 //! - [`learn`]: which destinations are worth enrolling, a pure function.
 //! - [`reason`]: why a connection, or a message, goes by TCP.
 #![no_std]
@@ -14,5 +15,6 @@ extern crate std;
 pub mod learn;
 pub mod maps;
 pub mod offsets;
+pub mod reader;
 pub mod reason;
 pub mod redirect;

@@ -3,7 +3,7 @@
 use crate::reason::REASONS;
 
 /// Version of everything that pinned maps hold; part of the name of the bpffs directory.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Names of the maps, as pinned.
 pub mod names {
@@ -109,18 +109,23 @@ pub struct FunctionEntry {
     pub sockets: u32,
 }
 
-/// Which sockets of a function may be enrolled.
+/// Which sockets of a function may be enrolled, and redirected to.
 ///
-/// A read that sleeps in the kernel on an enrolled socket returns EAGAIN when it wakes without data: on a signal (SIGSTOP,
-/// a tracer, a freezer), on the ACK of its own FIN, on space in its send queue (net/ipv4/tcp_bpf.c, `tcp_bpf_recvmsg`, every
-/// kernel up to 6.18). Programs that wait in poll or epoll never see it.
+/// Of functions that their launcher does not vouch for, redirection leaves alone what could notice it:
+///
+/// - A read that sleeps in the kernel on an enrolled socket returns EAGAIN when it wakes without data: on a signal (SIGSTOP,
+///   a tracer, a freezer), on the ACK of its own FIN, on space in its send queue (net/ipv4/tcp_bpf.c, `tcp_bpf_recvmsg`,
+///   every kernel up to 6.18). Programs that wait in poll or epoll never see it.
+/// - A read can come short although there is more, see [`crate::reader`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Sockets {
-    /// Those that are non-blocking when the connection is made; accepted ones, when their listener is.
+    /// Those that are non-blocking when the connection is made; accepted ones, when their listener is. They are redirected to
+    /// when they are polled level-triggered.
     #[default]
     NonBlocking = 0,
-    /// All: the launcher promises that none is read blocking, or that EAGAIN is handled.
+    /// All: the launcher promises that none is read blocking, or EAGAIN is handled, and that a short read is not taken for the
+    /// last one: who waits edge-triggered reads until EAGAIN.
     All = 1,
 }
 

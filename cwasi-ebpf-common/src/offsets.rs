@@ -70,8 +70,41 @@ pub struct Offsets {
     pub measure: u32,
 }
 
+/// Where a socket's wait queue tells who waits on it, and how. Offsets in bytes; all 0 where the kernel's BTF lacks one of them.
+///
+/// The entries of a wait queue are parts of larger structs, of which nothing says what they are. An entry is taken for one of a
+/// kind when that struct names both this wait queue and the socket's own file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct WaitOffsets {
+    /// `struct sock`: `sk_wq`.
+    pub sock_wq: u32,
+    /// `struct socket_wq`: `wait`, a `wait_queue_head_t`.
+    pub wq_head: u32,
+    /// `struct socket_wq`: `wait.head`, the list of entries.
+    pub wq_list: u32,
+    /// `struct eppoll_entry`: `wait.entry`, its place in that list.
+    pub epoll_link: u32,
+    /// `struct eppoll_entry`: `whead`.
+    pub epoll_head: u32,
+    /// `struct eppoll_entry`: `base`, a `struct epitem`.
+    pub epoll_base: u32,
+    /// `struct epitem`: `ffd.file`.
+    pub epitem_file: u32,
+    /// `struct epitem`: `event.events`.
+    pub epitem_events: u32,
+    /// `struct poll_table_entry`: `wait.entry`, its place in that list.
+    pub poll_link: u32,
+    /// `struct poll_table_entry`: `wait_address`.
+    pub poll_head: u32,
+    /// `struct poll_table_entry`: `filp`.
+    pub poll_file: u32,
+    /// `struct poll_table_entry`: `key`, the events waited for.
+    pub poll_events: u32,
+}
+
 #[cfg(feature = "user")]
-const _: () = assert!(size_of::<Offsets>() == 18 * 4);
+const _: () = assert!(size_of::<Offsets>() == 18 * 4 && size_of::<WaitOffsets>() == 12 * 4);
 #[cfg(feature = "user")]
 #[expect(
     unsafe_code,
@@ -79,3 +112,10 @@ const _: () = assert!(size_of::<Offsets>() == 18 * 4);
 )]
 // SAFETY: repr(C), u32 only, and the size assertion above leaves no room for padding.
 unsafe impl aya::Pod for Offsets {}
+#[cfg(feature = "user")]
+#[expect(
+    unsafe_code,
+    reason = "aya asks for the promise that the type is plain old data"
+)]
+// SAFETY: as above.
+unsafe impl aya::Pod for WaitOffsets {}

@@ -39,11 +39,15 @@ pub enum Reason {
     Unmeasured = 14,
     /// The socket blocks: a read that sleeps on an enrolled socket can end with EAGAIN, see [`crate::maps::Sockets`].
     Blocking = 15,
+    /// The receiver is polled edge-triggered, and its launcher does not vouch for it, see [`crate::reader`].
+    EdgeTriggered = 16,
+    /// Nobody is seen to wait for the receiver's bytes level-triggered, see [`crate::reader`].
+    Unpolled = 17,
 }
 
 impl Reason {
     /// Every reason, by discriminant.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Disabled,
         Self::Remote,
         Self::NotAFunction,
@@ -60,6 +64,8 @@ impl Reason {
         Self::Closing,
         Self::Unmeasured,
         Self::Blocking,
+        Self::EdgeTriggered,
+        Self::Unpolled,
     ];
 
     /// The reason of a discriminant read from a map, `None` where a newer program wrote it.
@@ -94,6 +100,8 @@ impl Reason {
             Self::Closing => "closing",
             Self::Unmeasured => "unmeasured",
             Self::Blocking => "blocking",
+            Self::EdgeTriggered => "edge_triggered",
+            Self::Unpolled => "unpolled",
         }
     }
 }
@@ -108,6 +116,6 @@ mod tests {
             assert_eq!(reason.index(), index);
             assert_eq!(Reason::from_index(u32::try_from(index).unwrap()), Some(reason));
         }
-        assert_eq!(Reason::from_index(16), None);
+        assert_eq!(Reason::from_index(18), None);
     }
 }

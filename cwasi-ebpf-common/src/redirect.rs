@@ -1,8 +1,9 @@
 //! The state machine of one direction of a connection: what becomes of a message at its sender.
 //!
 //! The kernel's reader takes redirected bytes before the bytes of its TCP receive queue. Hence going from TCP to redirect
-//! is safe exactly when the reader has consumed every byte that was sent by TCP, and going back is always safe. Redirection
-//! has no back-pressure of its own: over the budget a sender goes back to TCP, which blocks it as it always did.
+//! is in order exactly when the reader has consumed every byte that was sent by TCP, and going back always is. Redirection
+//! has no back-pressure of its own: over the budget a sender goes back to TCP, which blocks it as it always did. The reader
+//! then has bytes in both queues, and must be one that finds the second: see [`crate::reader`].
 
 use crate::maps::Config;
 use crate::reason::Reason;
@@ -42,6 +43,8 @@ pub trait Observe {
     fn queued(&self) -> Option<u32>;
     /// Whether the receiver has consumed every byte that was ever sent by TCP.
     fn drained(&self) -> bool;
+    /// Whether the receiver is sure to find bytes that follow redirected ones by TCP: vouched for, or seen to wait so.
+    fn reader(&self) -> Verdict;
 }
 
 /// What becomes of a message: redirect it, or hand it to TCP because of the reason.
@@ -78,7 +81,7 @@ pub fn decide(state: State, config: &Config, small_stream: bool, seen: &impl Obs
         // Half the budget keeps a full queue from changing the path at every message.
         State::Tcp if queued > config.budget / 2 => Err(Reason::Budget),
         State::Tcp if !seen.drained() => Err(Reason::Undrained),
-        State::Tcp => Ok(()),
+        State::Tcp => seen.reader(),
     }
 }
 

@@ -1,5 +1,5 @@
 //! The state machine of one direction against a model of what the kernel keeps for it: whatever the interleaving, the reader
-//! sees the bytes in the order in which they were sent, and what it leaves unread stays bounded.
+//! sees the bytes in the order in which they were sent, all of them, and what it leaves unread stays bounded.
 
 use std::collections::VecDeque;
 
@@ -27,6 +27,11 @@ struct Direction {
     /// Bytes redirected since the redirect queue was last seen empty.
     since_empty: u32,
     measure: Measure,
+    reader: Reader,
+    /// Whether the reader is seen to wait.
+    polled: bool,
+    /// Whether something came since the reader was last woken.
+    woken: bool,
     peer: Result<(), Reason>,
     sending: bool,
     upper_layer: bool,
@@ -42,6 +47,15 @@ enum Measure {
     ReceiveMemory,
     SinceEmpty,
     Broken,
+}
+
+/// How the receiver waits for bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// It is told as long as there are any.
+    Level,
+    /// It is told when more come, and takes a short read for the last one.
+    Edge,
 }
 
 impl Observe for Direction {
@@ -72,6 +86,14 @@ impl Observe for Direction {
     fn drained(&self) -> bool {
         self.write_seq == self.copied_seq
     }
+
+    fn reader(&self) -> Verdict {
+        match self.reader {
+            _ if !self.polled => Err(Reason::Unpolled),
+            Reader::Level => Ok(()),
+            Reader::Edge => Err(Reason::EdgeTriggered),
+        }
+    }
 }
 
 impl Direction {
@@ -89,6 +111,9 @@ impl Direction {
             copied_seq: first_seq,
             since_empty: 0,
             measure,
+            reader: Reader::Level,
+            polled: true,
+            woken: false,
             peer: Ok(()),
             sending: true,
             upper_layer: false,
@@ -109,6 +134,7 @@ impl Direction {
                     + u32::try_from(len).unwrap();
                 self.redirected.extend(self.sent..self.sent + len as u64);
                 self.sent += len as u64;
+                self.woken = true;
                 State::Redirect
             }
             Err(_) => {
@@ -128,6 +154,7 @@ impl Direction {
     /// Moves bytes through the network.
     fn deliver(&mut self, len: usize) {
         let arrived = self.in_flight.drain(..len.min(self.in_flight.len()));
+        self.woken |= arrived.len() > 0;
         self.received.extend(arrived);
     }
 
@@ -141,12 +168,35 @@ impl Direction {
         bytes
     }
 
-    /// Reads, and tells whether the bytes are those that come next.
+    /// Reads as the receiver does, with a buffer of this length, and tells whether the bytes are those that come next.
     fn read_in_order(&mut self, len: usize) -> bool {
-        let bytes = self.read(len);
+        let bytes = match self.reader {
+            Reader::Level => self.read(len),
+            Reader::Edge => self.read_when_woken(len),
+        };
         let expected = self.read..self.read + bytes.len() as u64;
         self.read = expected.end;
         bytes.into_iter().eq(expected)
+    }
+
+    /// Reads until a read comes short. One read returns redirected bytes alone while there are any.
+    fn read_when_woken(&mut self, len: usize) -> Vec<u64> {
+        let mut bytes = Vec::new();
+        while std::mem::take(&mut self.woken) {
+            let part = match self.redirected.len() {
+                0 => self.read(len),
+                redirected => self.read(len.min(redirected)),
+            };
+            self.woken = part.len() == len;
+            bytes.extend(part);
+        }
+        bytes
+    }
+
+    /// Whether the reader waits for an edge that came before.
+    fn sleeps_beside_bytes(&self) -> bool {
+        let unread = !self.redirected.is_empty() || !self.received.is_empty();
+        self.reader == Reader::Edge && !self.woken && unread
     }
 
     /// Whether everything that was sent comes out in order.
@@ -165,6 +215,7 @@ enum Step {
     Enabled(bool),
     Budget(u32),
     Measure(Measure),
+    Polled(bool),
     PeerGone,
     PeerFound,
     UpperLayer,
@@ -182,6 +233,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => prop::bool::weighted(0.8).prop_map(Step::Enabled),
         1 => (0_u32..1000).prop_map(Step::Budget),
         1 => measure().prop_map(Step::Measure),
+        2 => prop::bool::weighted(0.8).prop_map(Step::Polled),
         1 => Just(Step::PeerGone),
         6 => Just(Step::PeerFound),
     ]
@@ -243,10 +295,14 @@ fn play(
                 if !direction.read_in_order(len) {
                     return Err(format!("step {number}: read out of order"));
                 }
+                if direction.sleeps_beside_bytes() {
+                    return Err(format!("step {number}: the reader sleeps, and there are bytes"));
+                }
             }
             Step::Enabled(enabled) => direction.config.enabled = u32::from(enabled),
             Step::Budget(budget) => direction.config.budget = budget,
             Step::Measure(measure) => direction.measure = measure,
+            Step::Polled(polled) => direction.polled = polled,
             Step::PeerGone => direction.peer = Err(Reason::Closing),
             Step::PeerFound => direction.peer = Ok(()),
             Step::UpperLayer => direction.upper_layer = true,
@@ -274,13 +330,16 @@ proptest! {
         // Sequence numbers wrap.
         first_seq in prop_oneof![any::<u32>(), (u32::MAX - 2000)..=u32::MAX],
         measure in measure(),
+        reader in prop_oneof![Just(Reader::Level), Just(Reader::Edge)],
+        polled: bool,
         mut steps in prop::collection::vec(step(), 1..200),
         last in last_step(),
         after in prop::collection::vec(step(), 0..20),
     ) {
         steps.push(last);
         steps.extend(after);
-        let played = play(Direction::new(budget, first_seq, measure), &steps, decide_of);
+        let direction = Direction { reader, polled, ..Direction::new(budget, first_seq, measure) };
+        let played = play(direction, &steps, decide_of);
         prop_assert!(played.is_ok(), "{}", played.unwrap_err());
     }
 
@@ -322,8 +381,8 @@ fn config(cases: u32) -> ProptestConfig {
     }
 }
 
-/// How many interleavings of many go wrong with another decision.
-fn wrong_with(choose: impl Fn(&Direction, bool) -> Verdict + Copy) -> usize {
+/// How many interleavings of many go wrong for such a reader with another decision.
+fn wrong_with(reader: Reader, choose: impl Fn(&Direction, bool) -> Verdict + Copy) -> usize {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
@@ -331,42 +390,53 @@ fn wrong_with(choose: impl Fn(&Direction, bool) -> Verdict + Copy) -> usize {
     (0..200)
         .filter(|_| {
             let steps = steps.new_tree(&mut runner).unwrap().current();
-            play(Direction::new(150, 1, Measure::MessageTotal), &steps, choose).is_err()
+            let direction = Direction {
+                reader,
+                // A connection that was not accepted yet.
+                polled: reader == Reader::Level,
+                ..Direction::new(150, 1, Measure::MessageTotal)
+            };
+            play(direction, &steps, choose).is_err()
         })
         .count()
+}
+
+/// A decision that does not care about a reason, where also `when` holds.
+fn without(
+    reason: Reason,
+    when: impl Fn(&Direction) -> bool + Copy,
+) -> impl Fn(&Direction, bool) -> Verdict + Copy {
+    move |direction, small_stream| match decide_of(direction, small_stream) {
+        Err(found) if found == reason && when(direction) => Ok(()),
+        verdict => verdict,
+    }
 }
 
 /// The model is worth something only if it finds the mistakes that the decision avoids.
 #[test]
 fn the_model_finds_wrong_decisions() {
-    assert_eq!(wrong_with(decide_of), 0);
-    let undrained = wrong_with(
-        |direction, small_stream| match decide_of(direction, small_stream) {
-            Err(Reason::Undrained) => Ok(()),
-            verdict => verdict,
-        },
-    );
+    assert_eq!(wrong_with(Reader::Level, decide_of), 0);
+    assert_eq!(wrong_with(Reader::Edge, decide_of), 0);
+    let undrained = wrong_with(Reader::Level, without(Reason::Undrained, |_| true));
     let in_flight = wrong_with(
-        |direction, small_stream| match decide_of(direction, small_stream) {
-            Err(Reason::Undrained) if direction.received.is_empty() => Ok(()),
-            verdict => verdict,
-        },
+        Reader::Level,
+        without(Reason::Undrained, |direction| direction.received.is_empty()),
     );
     let unbounded = wrong_with(
-        |direction, small_stream| match decide_of(direction, small_stream) {
-            Err(Reason::Budget) if direction.state == State::Redirect => Ok(()),
-            verdict => verdict,
-        },
+        Reader::Level,
+        without(Reason::Budget, |direction| direction.state == State::Redirect),
     );
-    assert!(
-        undrained > 100,
-        "never looking whether TCP is drained: {undrained} of 200 found"
-    );
-    assert!(
-        in_flight > 20,
-        "forgetting what is on its way: {in_flight} of 200 found"
-    );
-    assert!(unbounded > 100, "no budget: {unbounded} of 200 found");
+    let edge = wrong_with(Reader::Edge, without(Reason::EdgeTriggered, |_| true));
+    let unpolled = wrong_with(Reader::Edge, without(Reason::Unpolled, |_| true));
+    for (mistake, found, least) in [
+        ("never looking whether TCP is drained", undrained, 100),
+        ("forgetting what is on its way", in_flight, 20),
+        ("no budget", unbounded, 100),
+        ("taking any reader", edge, 20),
+        ("taking a reader that nobody sees", unpolled, 20),
+    ] {
+        assert!(found > least, "{mistake}: {found} of 200 found");
+    }
 }
 
 #[test]
@@ -405,7 +475,15 @@ fn every_reason_has_its_place() {
         Err(Reason::Unmeasured)
     );
     assert_eq!(verdict(|it| it.write_seq += 1), Err(Reason::Undrained));
+    assert_eq!(verdict(|it| it.reader = Reader::Edge), Err(Reason::EdgeTriggered));
+    assert_eq!(verdict(|it| it.polled = false), Err(Reason::Unpolled));
     assert_eq!(decide_of(&fresh(), true), Err(Reason::SmallWrites));
+    // Who is redirected to already is not asked again.
+    let redirected_to = |it: &mut Direction| {
+        it.state = State::Redirect;
+        it.polled = false;
+    };
+    assert_eq!(verdict(redirected_to), Ok(()));
     // The budget has a way up and a way down.
     let filled = |state, len| {
         let mut direction = fresh();

@@ -10,7 +10,7 @@ use cwasi_ebpf_common::reason::{REASONS, Reason};
 
 use crate::maps::{EVENTS, LEARNED, LOST_EVENTS, TRAFFIC};
 
-/// An all-zero entry in read-only data: 176 bytes that need not fit on the stack.
+/// An all-zero entry in read-only data: 192 bytes that need not fit on the stack.
 static EMPTY: TrafficEntry = TrafficEntry::EMPTY;
 
 /// Nanoseconds since boot.

@@ -1,9 +1,11 @@
 //! Reads of kernel memory, by the offsets of the running kernel. Every read may fail: a stale address is an answer, not a fault.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure};
+use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure, WaitOffsets};
+use cwasi_ebpf_common::reader::{MOST_WAITERS, Waiter, Waiters};
+use cwasi_ebpf_common::redirect::Verdict;
 
-use crate::maps::offsets;
+use crate::maps::{offsets, wait_offsets};
 
 /// The file flag of x86-64, arm64 and riscv64.
 const O_NONBLOCK: u32 = 0o4000;
@@ -40,11 +42,40 @@ impl Sock {
     /// Whether reads of the socket return at once (`O_NONBLOCK`); `None` when the socket has no file any more.
     #[inline(always)]
     pub fn non_blocking(self) -> Option<bool> {
+        let flags: u32 = read(self.file()?, offsets().file_flags)?;
+        Some(flags & O_NONBLOCK != 0)
+    }
+
+    /// Address of the socket's `struct file`; `None` when it has none: not accepted yet, or closed.
+    #[inline(always)]
+    fn file(self) -> Option<u64> {
         let offsets = offsets();
-        let file = read::<u64>(self.0, offsets.sock_socket)
-            .and_then(|socket| read::<u64>(socket, offsets.socket_file));
-        let flags = file.and_then(|file| read::<u32>(file, offsets.file_flags));
-        flags.map(|flags| flags & O_NONBLOCK != 0)
+        let socket: u64 = read(self.0, offsets.sock_socket)?;
+        read(socket, offsets.socket_file).filter(|file| *file != 0)
+    }
+
+    /// Whether the socket's reader is seen to wait in a way that redirection may begin.
+    ///
+    /// The wait queue may change meanwhile: what is read of an entry that is gone names neither the queue nor the file, and a walk
+    /// that does not come back to the head was not complete.
+    #[inline(always)]
+    pub fn reader(self) -> Verdict {
+        let mut seen = Waiters::default();
+        let queue = wait_offsets().and_then(|offsets| Queue::of(self, offsets));
+        let Some(queue) = queue else {
+            return seen.verdict(false);
+        };
+        let end = queue.head + u64::from(queue.offsets.wq_list - queue.offsets.wq_head);
+        let mut link = end;
+        for _ in 0..=MOST_WAITERS {
+            let Some(next) = read::<u64>(link, 0) else { break };
+            if next == end {
+                return seen.verdict(true);
+            }
+            seen = seen.and(queue.waiter(next));
+            link = next;
+        }
+        seen.verdict(false)
     }
 
     /// Id of the cgroup that the socket was created in (accepted sockets: their listener).
@@ -109,5 +140,48 @@ impl Sock {
             0 => None,
             psock => Some(psock),
         }
+    }
+}
+
+/// Who waits on a socket.
+struct Queue {
+    offsets: WaitOffsets,
+    /// Address of the `wait_queue_head_t`.
+    head: u64,
+    /// Address of the socket's `struct file`.
+    file: u64,
+}
+
+impl Queue {
+    #[inline(always)]
+    fn of(sock: Sock, offsets: WaitOffsets) -> Option<Self> {
+        let queue: u64 = read(sock.0, offsets.sock_wq)?;
+        Some(Self {
+            head: queue + u64::from(offsets.wq_head),
+            file: sock.file()?,
+            offsets,
+        })
+    }
+
+    /// What an entry is, by its place in the list.
+    #[inline(always)]
+    fn waiter(&self, link: u64) -> Waiter {
+        let offsets = &self.offsets;
+        let epoll = link.wrapping_sub(u64::from(offsets.epoll_link));
+        if read(epoll, offsets.epoll_head) == Some(self.head)
+            && let Some(item) = read::<u64>(epoll, offsets.epoll_base)
+            && read(item, offsets.epitem_file) == Some(self.file)
+            && let Some(events) = read(item, offsets.epitem_events)
+        {
+            return Waiter::Epoll(events);
+        }
+        let poll = link.wrapping_sub(u64::from(offsets.poll_link));
+        if read(poll, offsets.poll_head) == Some(self.head)
+            && read(poll, offsets.poll_file) == Some(self.file)
+            && let Some(events) = read(poll, offsets.poll_events)
+        {
+            return Waiter::Poll(events);
+        }
+        Waiter::Other
     }
 }

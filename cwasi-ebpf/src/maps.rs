@@ -9,7 +9,7 @@ use cwasi_ebpf_common::maps::{
     MAX_LEARNED, MAX_LISTENERS, MAX_LOCALITY, MAX_SOCKETS, MAX_TRAFFIC, PairEnd, PairKey, TrafficEntry,
     TrafficKey,
 };
-use cwasi_ebpf_common::offsets::Offsets;
+use cwasi_ebpf_common::offsets::{Offsets, WaitOffsets};
 
 /// Entries are allocated when they are needed: an idle node pays for none.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -70,9 +70,34 @@ static OFFSETS: Offsets = Offsets {
     measure: 0,
 };
 
+/// Set by user space before the load.
+#[unsafe(no_mangle)]
+static WAIT_OFFSETS: WaitOffsets = WaitOffsets {
+    sock_wq: 0,
+    wq_head: 0,
+    wq_list: 0,
+    epoll_link: 0,
+    epoll_head: 0,
+    epoll_base: 0,
+    epitem_file: 0,
+    epitem_events: 0,
+    poll_link: 0,
+    poll_head: 0,
+    poll_file: 0,
+    poll_events: 0,
+};
+
 /// The offsets of the running kernel. The verifier sees constants: what a kernel lacks is dead code there.
 #[inline(always)]
 pub fn offsets() -> Offsets {
     // SAFETY: a valid static; volatile, because the loader replaces what the compiler knows of it.
     unsafe { core::ptr::read_volatile(&raw const OFFSETS) }
+}
+
+/// Where the running kernel keeps who waits on a socket, `None` where that is not known.
+#[inline(always)]
+pub fn wait_offsets() -> Option<WaitOffsets> {
+    // SAFETY: as above.
+    let offsets = unsafe { core::ptr::read_volatile(&raw const WAIT_OFFSETS) };
+    (offsets.sock_wq != 0).then_some(offsets)
 }

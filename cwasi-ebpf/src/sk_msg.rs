@@ -6,7 +6,7 @@ use aya_ebpf::programs::SkMsgContext;
 use cwasi_ebpf_common::maps::{Config, Flow, ListenerKey, PairKey, Role, Sockets};
 use cwasi_ebpf_common::offsets::QueueMeasure;
 use cwasi_ebpf_common::reason::Reason;
-use cwasi_ebpf_common::redirect::{Observe, State, Streak, decide};
+use cwasi_ebpf_common::redirect::{Observe, State, Streak, Verdict, decide};
 
 use crate::kernel::Sock;
 use crate::maps::{CONFIG, FLOWS, LISTENERS, SOCKETS, offsets};
@@ -56,6 +56,10 @@ pub fn handle(ctx: SkMsgContext) {
             }
         }
         Err(reason) => {
+            if state == State::Tcp && reason == Reason::EdgeTriggered {
+                // Counted once, and remembered by it: see `Seen::reader`.
+                flow.fallbacks[reason.index()] = 1;
+            }
             if state == State::Redirect {
                 flow.state = State::Tcp as u32;
                 flow.sent.to_tcp += 1;
@@ -213,6 +217,21 @@ impl Observe for Seen<'_> {
         ) {
             (Some(written), Some(consumed)) => written == consumed,
             _ => false,
+        }
+    }
+
+    #[inline(always)]
+    fn reader(&self) -> Verdict {
+        if self.flow.fallbacks[Reason::EdgeTriggered.index()] != 0 {
+            return Err(Reason::EdgeTriggered);
+        }
+        // SAFETY: the entry goes with the peer's socket, and then what is read of it matters no more: the redirect misses.
+        let vouched =
+            unsafe { FLOWS.get(self.flow.peer_sock) }.is_some_and(|peer| peer.sockets == Sockets::All as u32);
+        if vouched {
+            Ok(())
+        } else {
+            Sock(self.flow.peer_sock).reader()
         }
     }
 }

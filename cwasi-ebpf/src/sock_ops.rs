@@ -22,7 +22,7 @@ use crate::kernel::{Sock, address_of};
 use crate::maps::{CONFIG, FLOWS, FUNCTIONS, LEARNED, LISTENERS, LOCALITY, PAIRS, SOCKETS};
 
 const AF_INET: u32 = 2;
-/// In read-only data: 272 bytes that need not fit on the stack.
+/// In read-only data: 280 bytes that need not fit on the stack.
 static EMPTY: Flow = Flow::EMPTY;
 const EBUSY: i32 = 16;
 const E2BIG: i32 = 7;

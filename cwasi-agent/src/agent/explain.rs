@@ -204,6 +204,10 @@ impl Agent {
                             "the socket of {} must be non-blocking when the connection is made; an accepted one, its listener",
                             end.title()
                         ));
+                        steps.say(format!(
+                            "{} must be seen to wait for bytes level-triggered before any are redirected to it",
+                            end.title()
+                        ));
                     }
                     steps.end_with(
                         KERNEL,

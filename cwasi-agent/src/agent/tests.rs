@@ -676,6 +676,7 @@ fn explain_follows_the_programs() {
     };
     let steps = bench.agent.explain("a", "b").unwrap().steps.join("\n");
     assert_eq!(steps.matches("must be non-blocking").count(), 2, "{steps}");
+    assert_eq!(steps.matches("level-triggered").count(), 2, "{steps}");
     for (src, dst, expected) in [
         ("a", "10.2.0.3", "kernel"),
         ("default/a", "10.2.0.3:80", "kernel"),

@@ -211,7 +211,8 @@ pub struct ExecArgs {
     /// Network namespace to run in: a name that `ip netns` knows, or a path.
     #[arg(long, value_name = "NAME|PATH")]
     netns: Option<String>,
-    /// Which of its sockets may be accelerated. `all`: none is ever read blocking, or the command handles EAGAIN.
+    /// Which of its sockets may be accelerated. `all`: none is ever read blocking, or the command handles EAGAIN; and where it
+    /// waits edge-triggered, it reads until EAGAIN.
     #[arg(long, value_enum, default_value = "non-blocking")]
     sockets: SocketsArg,
     /// Label of the function; repeatable.

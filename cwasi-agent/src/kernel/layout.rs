@@ -1,6 +1,6 @@
 //! The offsets that the programs need, taken from the kernel's BTF.
 
-use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure};
+use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure, WaitOffsets};
 
 use super::btf::{Btf, Member};
 use super::error::PlaneError;
@@ -39,6 +39,28 @@ pub(super) fn offsets(btf: &Btf, measure: QueueMeasure) -> Result<Offsets, Plane
         }),
         _ => Ok(offsets),
     }
+}
+
+/// Finds where the running kernel keeps who waits on a socket.
+///
+/// # Errors
+/// The kernel's BTF lacks a field: nobody can be seen to wait then, and only functions that their launchers vouch for are
+/// redirected to.
+pub(super) fn wait_offsets(btf: &Btf) -> Result<WaitOffsets, PlaneError> {
+    Ok(WaitOffsets {
+        sock_wq: bytes(btf, "sock", "sk_wq")?,
+        wq_head: bytes(btf, "socket_wq", "wait")?,
+        wq_list: bytes(btf, "socket_wq", "wait.head")?,
+        epoll_link: bytes(btf, "eppoll_entry", "wait.entry")?,
+        epoll_head: bytes(btf, "eppoll_entry", "whead")?,
+        epoll_base: bytes(btf, "eppoll_entry", "base")?,
+        epitem_file: bytes(btf, "epitem", "ffd.file")?,
+        epitem_events: bytes(btf, "epitem", "event.events")?,
+        poll_link: bytes(btf, "poll_table_entry", "wait.entry")?,
+        poll_head: bytes(btf, "poll_table_entry", "wait_address")?,
+        poll_file: bytes(btf, "poll_table_entry", "filp")?,
+        poll_events: bytes(btf, "poll_table_entry", "key")?,
+    })
 }
 
 fn member(btf: &Btf, structure: &str, path: &str) -> Result<Member, PlaneError> {

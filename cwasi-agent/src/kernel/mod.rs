@@ -4,6 +4,7 @@
 //! - [`object`]: the embedded eBPF object.
 //! - `bpffs`, `links`, `plane`: maps and links, pinned so that they outlive the agent: [`KernelPlane`].
 //! - [`pinned`]: the kill switch without an agent.
+//! - [`readers`]: whether this kernel tells how the reader of a socket waits.
 //! - [`sockets`] and [`selftest`]: proof on private sockets that the kernel does what the data plane needs.
 
 mod bpffs;
@@ -14,6 +15,7 @@ mod links;
 pub mod object;
 pub mod pinned;
 mod plane;
+pub mod readers;
 pub mod selftest;
 pub mod sockets;
 mod sys;

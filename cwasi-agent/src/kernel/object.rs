@@ -6,7 +6,7 @@ use aya::maps::{Map, MapData};
 use aya::programs::{SkMsg, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use cwasi_ebpf_common::maps::names;
-use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure};
+use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure, WaitOffsets};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sha2::{Digest, Sha256};
 
@@ -49,12 +49,15 @@ impl Loaded {
     ) -> Result<Self, PlaneError> {
         // Before 5.11 maps count against RLIMIT_MEMLOCK; where raising it fails, the load says so itself.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-        let offsets: Offsets = layout::offsets(&Btf::of_kernel()?, measure)?;
+        let kernel = Btf::of_kernel()?;
+        let offsets: Offsets = layout::offsets(&kernel, measure)?;
+        let wait_offsets: WaitOffsets = layout::wait_offsets(&kernel).unwrap_or_default();
         let btf = aya::Btf::from_sys_fs().ok();
         let mut loader = EbpfLoader::new();
         loader
             .btf(btf.as_ref())
-            .override_global("OFFSETS", &offsets, true);
+            .override_global("OFFSETS", &offsets, true)
+            .override_global("WAIT_OFFSETS", &wait_offsets, true);
         if let Some(sockets) = sockets {
             loader.map_max_entries(names::SOCKETS, sockets);
         }

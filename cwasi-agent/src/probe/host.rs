@@ -8,6 +8,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{Finding, Row, fixes};
 use crate::kernel::btf::Btf;
+use crate::kernel::readers;
 
 /// Kernel release, as `uname -r` says.
 pub(super) fn release() -> String {
@@ -18,7 +19,7 @@ pub(super) fn release() -> String {
 }
 
 pub(super) fn rows(bpffs: &Path, release: &str) -> Vec<Row> {
-    let mut rows = vec![btf(), bpffs_mounted(bpffs), cgroup_v2()];
+    let mut rows = vec![btf(), readers(), bpffs_mounted(bpffs), cgroup_v2()];
     rows.extend(capabilities(release));
     rows.push(lockdown());
     rows.push(unprivileged());
@@ -34,6 +35,17 @@ fn btf() -> Row {
         Ok(_) => row("kernel BTF", Finding::Ok, "/sys/kernel/btf/vmlinux"),
         Err(error) => row("kernel BTF", Finding::Missing, error.to_string())
             .remedy("use a kernel built with CONFIG_DEBUG_INFO_BTF=y"),
+    }
+}
+
+fn readers() -> Row {
+    match readers::told() {
+        Ok(()) => row(
+            readers::READERS,
+            Finding::Ok,
+            "the BTF tells how epoll and poll wait",
+        ),
+        Err(error) => row(readers::READERS, Finding::Warning, error.to_string()).remedy(readers::REMEDY),
     }
 }
 

@@ -9,6 +9,7 @@
 )]
 
 pub mod duplex;
+pub mod epoll;
 pub mod netns;
 pub mod node;
 pub mod pod;

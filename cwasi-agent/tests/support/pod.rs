@@ -10,6 +10,7 @@ use cwasi_ebpf_common::maps::Sockets;
 use nix::poll::PollFlags;
 use socket2::Socket;
 
+use super::epoll::watch;
 use super::netns::NetNs;
 use super::node::Node;
 use super::stream::wait_for;
@@ -83,7 +84,7 @@ impl Pod {
         socket.into()
     }
 
-    /// Connects, within [`PATIENCE`](super::PATIENCE). The stream is non-blocking and has TCP_NODELAY.
+    /// Connects, within [`PATIENCE`](super::PATIENCE). The stream is non-blocking, watched by epoll and has TCP_NODELAY.
     pub fn dial(&self, address: impl Into<SocketAddr>) -> io::Result<TcpStream> {
         self.dial_with(address, |_| {})
     }
@@ -105,7 +106,10 @@ impl Pod {
         wait_for(&socket, PollFlags::POLLOUT)?;
         match socket.take_error()? {
             Some(error) => Err(error),
-            None => Ok(socket.into()),
+            None => {
+                watch(&socket);
+                Ok(socket.into())
+            }
         }
     }
 }
@@ -116,6 +120,7 @@ pub fn accept(listener: &TcpListener) -> TcpStream {
     let (stream, _) = listener.accept().expect("accept");
     stream.set_nonblocking(true).expect("O_NONBLOCK");
     stream.set_nodelay(true).expect("TCP_NODELAY");
+    watch(&stream);
     stream
 }
 

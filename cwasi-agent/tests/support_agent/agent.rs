@@ -191,6 +191,16 @@ impl Agent {
         self.flows().into_iter().find(|flow| flow.local == local)
     }
 
+    /// Checks that the kernel moved these bytes of the socket with this address, but for what was sent before its other end
+    /// was accepted and seen to wait.
+    #[track_caller]
+    pub fn has_moved(&self, local: SocketAddr, bytes: u64) {
+        let flow = self.flow_of(local).expect("enrolled");
+        assert_eq!(flow.path, "kernel");
+        assert_eq!(flow.sent.redirect_bytes + flow.sent.tcp_bytes, bytes);
+        assert!(flow.sent.redirect_bytes > bytes / 2, "{:?}", flow.sent);
+    }
+
     /// Bytes that the kernel has moved for the function.
     pub fn redirected(&self, function: &str) -> u64 {
         self.function(function).sent.redirect_bytes
