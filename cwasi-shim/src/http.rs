@@ -76,7 +76,7 @@ impl Server {
     pub(crate) async fn run(self: Arc<Self>) -> Result<Infallible, GuestError> {
         let listener = listen(self.config.http)?;
         if let Ok(address) = listener.local_addr() {
-            tell(&format_args!("serving HTTP on {address}"));
+            self.tell(&format_args!("serving HTTP on {address}"));
         }
         let _end = AbortOnDrop(&self.tasks);
         loop {
@@ -84,7 +84,7 @@ impl Server {
                 Ok((stream, _)) => drop(self.tasks.spawn(Arc::clone(&self).converse(stream))),
                 Err(error) if ended_early(&error) => {}
                 Err(error) => {
-                    tell(&format_args!("a connection cannot be accepted: {error}"));
+                    self.tell(&format_args!("a connection cannot be accepted: {error}"));
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -115,7 +115,7 @@ impl Server {
             .chars()
             .take(SHOWN)
             .collect();
-        let failed = |why: &dyn Display| tell(&format_args!("{shown}: {why}"));
+        let failed = |why: &dyn Display| self.tell(&format_args!("{shown}: {why}"));
         let (sender, receiver) = oneshot::channel();
         // On its own, because a guest may go on after it has answered.
         let instance = self
@@ -144,11 +144,11 @@ impl Server {
         match self.instance(request, sender).await {
             Ok(0) => true,
             Ok(code) => {
-                tell(&format_args!("{shown}: the guest left with exit code {code}"));
+                self.tell(&format_args!("{shown}: the guest left with exit code {code}"));
                 false
             }
             Err(error) => {
-                tell(&format_args!("{shown}: {error}"));
+                self.tell(&format_args!("{shown}: {error}"));
                 false
             }
         }
@@ -183,6 +183,11 @@ impl Server {
             Ok(()) => Ok(0),
             Err(failure) => failure.ended(store.data()),
         }
+    }
+
+    /// One line for people.
+    fn tell(&self, line: &dyn Display) {
+        self.config.stdio.stderr.tell(line);
     }
 
     fn store(&self) -> Result<Store<GuestState>, GuestError> {
@@ -258,9 +263,4 @@ fn plain(status: StatusCode, text: &'static str) -> Response<HyperOutgoingBody> 
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, text);
     response
-}
-
-/// One line for people.
-fn tell(line: &dyn Display) {
-    eprintln!("cwasi: {line}");
 }

@@ -3,6 +3,7 @@
 //! The files may be shared with other processes, as a terminal is with the shell, so their flags are left alone: each call
 //! says for itself that it must not wait.
 
+use std::fmt::Display;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -59,6 +60,23 @@ impl<T: Into<OwnedFd>> From<T> for Stream {
 }
 
 impl Stream {
+    /// Writes a line of the host for people. What the file does not take at once is lost: nobody is to wait for it.
+    pub(crate) fn tell(&self, line: &dyn Display) {
+        let file = match self {
+            Self::Inherited => return eprintln!("cwasi: {line}"),
+            Self::Null => return,
+            Self::File(file) => file,
+        };
+        let Ok(file) = file.try_clone().and_then(Descriptor::new) else {
+            return;
+        };
+        let line = format!("cwasi: {line}\n");
+        let mut rest = line.as_bytes();
+        while let Ok(written @ 1..) = file.write(rest) {
+            rest = &rest[written..];
+        }
+    }
+
     /// A descriptor of its own of what it stands for: the event loop takes each one once.
     fn open(&self, inherited: BorrowedFd<'_>) -> io::Result<Option<Arc<Descriptor>>> {
         let file = match self {
