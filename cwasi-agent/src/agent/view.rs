@@ -15,7 +15,7 @@ use cwasi_ebpf_common::redirect::State;
 
 use super::totals::sent;
 use super::{Agent, Entry, Totals};
-use crate::kernel::object;
+use crate::kernel::{PlaneError, object};
 use crate::plane::Plane;
 
 /// Paths as flows and explanations name them.
@@ -69,8 +69,24 @@ pub fn version() -> Version {
 }
 
 impl Agent {
-    /// Reads the plane. Where that fails, counters stay as they were last seen.
+    /// Reads sums and flows. Where that fails, counters stay as they were last seen.
     pub(super) fn read(&mut self) -> Reading {
+        self.read_by(read)
+    }
+
+    /// Reads the fill of the maps too, which costs more than all the rest.
+    fn read_with_usage(&mut self) -> Reading {
+        self.read_by(|plane| {
+            let reading = read(plane)?;
+            Ok(Reading {
+                maps: plane.usage()?,
+                lost_events: plane.lost_events()?,
+                ..reading
+            })
+        })
+    }
+
+    fn read_by(&mut self, read: impl FnOnce(&dyn Plane) -> Result<Reading, PlaneError>) -> Reading {
         let mut reading = match self.plane.as_deref().map(read) {
             None => Reading::default(),
             Some(Ok(reading)) => {
@@ -121,7 +137,7 @@ impl Agent {
 
     /// Health and totals.
     pub fn status(&mut self) -> Status {
-        let reading = self.read();
+        let reading = self.read_with_usage();
         self.recent.note(&reading.totals, Instant::now());
         let fallbacks = Reason::ALL.into_iter().zip(reading.totals.fallbacks);
         Status {
@@ -149,7 +165,7 @@ impl Agent {
 
     /// What metrics show.
     pub fn snapshot(&mut self) -> Snapshot {
-        let reading = self.read();
+        let reading = self.read_with_usage();
         self.recent.note(&reading.totals, Instant::now());
         Snapshot {
             totals: reading.totals,
@@ -280,7 +296,7 @@ fn set_process(traffic: &mut Traffic, totals: ProcessTotals) {
 }
 
 /// Sums first, open connections after: see [`super::totals`].
-fn read(plane: &dyn Plane) -> Result<Reading, crate::kernel::PlaneError> {
+fn read(plane: &dyn Plane) -> Result<Reading, PlaneError> {
     let mut reading = Reading::default();
     for (key, entry) in plane.traffic()? {
         reading.totals.add_closed(&entry);
@@ -290,8 +306,6 @@ fn read(plane: &dyn Plane) -> Result<Reading, crate::kernel::PlaneError> {
     for flow in &reading.flows {
         reading.totals.add_open(flow);
     }
-    reading.maps = plane.usage()?;
-    reading.lost_events = plane.lost_events()?;
     Ok(reading)
 }
 
