@@ -180,7 +180,8 @@ impl Processes {
     /// Takes over a report of the process `by` in a registered cgroup; `registered` gives the ids of all of these.
     pub(super) fn take(
         &mut self,
-        (cgroup_id, cgroup): (u64, &Path),
+        cgroup_id: u64,
+        cgroup: &Path,
         report: ProcessReport,
         by: Process,
         registered: impl FnOnce() -> HashSet<u64>,
@@ -270,11 +271,14 @@ impl Agent {
             let message = "the process's function is not registered".to_owned();
             return Err(error(ErrorCode::NotFound, message));
         };
-        let functions = || self.functions.values().map(|entry| entry.saved.cgroup_id);
-        self.processes
-            .take((saved.cgroup_id, &saved.cgroup), report, by, || {
-                functions().collect()
-            });
+        let (cgroup_id, cgroup) = (saved.cgroup_id, saved.cgroup.as_path());
+        let registered = || {
+            self.functions
+                .values()
+                .map(|entry| entry.saved.cgroup_id)
+                .collect()
+        };
+        self.processes.take(cgroup_id, cgroup, report, by, registered);
         Ok(())
     }
 

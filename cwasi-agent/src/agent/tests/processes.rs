@@ -265,12 +265,7 @@ fn all_processes_together_list_no_more_than_fits() {
     let mut processes = Processes::default();
     let mut take = |cgroup_id, connections| {
         let report = report(1, connections);
-        processes.take(
-            (cgroup_id, Path::new("/cg/x")),
-            report,
-            REPORTER,
-            || unreachable!(),
-        );
+        processes.take(cgroup_id, Path::new("/cg/x"), report, REPORTER, || unreachable!());
         (processes.listed(), processes.open())
     };
     let (fit, each) = ((MAX_LISTED / MAX_CONNECTIONS) as u64, MAX_CONNECTIONS as u64);
@@ -298,12 +293,7 @@ fn functions_that_come_and_go_leave_only_their_sums() {
     for cgroup_id in 1..=rounds {
         // Every cgroup stays, and one function is registered at a time beside the first.
         let registered = || HashSet::from([1, cgroup_id]);
-        processes.take(
-            (cgroup_id, Path::new("/cg/x")),
-            report(2, 1),
-            REPORTER,
-            registered,
-        );
+        processes.take(cgroup_id, Path::new("/cg/x"), report(2, 1), REPORTER, registered);
         if cgroup_id > 1 {
             processes.close(cgroup_id);
         }
