@@ -7,6 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cwasi_client::cgroup::Leaf;
+use cwasi_client::client::Client;
+use cwasi_client::process_report::{FunctionRef, ProcessReport, ProcessTotals};
+use cwasi_client::protocol::FunctionSpec;
 use support::netns::{NetNs, veth};
 use support_agent::agent::Agent;
 use support_agent::function::{Caller, Talker, echo};
@@ -74,6 +78,7 @@ fn counted(agent: &Agent) -> BTreeMap<String, u64> {
             ("to_redirect", sent.to_redirect),
             ("to_tcp", sent.to_tcp),
             ("connections", sent.connections),
+            ("process_messages", sent.process_messages),
         ];
         counted.extend(each.map(|(name, value)| (format!("{} {name}", function.spec.name), value)));
     }
@@ -90,6 +95,41 @@ fn never_less(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) {
             after.get(name)
         );
     }
+}
+
+#[test]
+fn what_a_process_told_outlives_a_stop() {
+    needs!();
+    let agent = Agent::start();
+    let leaf = Leaf::create("restart-process").unwrap();
+    let client = || Client::connect(&agent.socket()).unwrap();
+    let spec = FunctionSpec {
+        name: "pod".to_owned(),
+        namespace: "default".to_owned(),
+        members: vec!["a".to_owned(), "b".to_owned()],
+        cgroup: Some(leaf.path().to_owned()),
+        ..FunctionSpec::default()
+    };
+    client().register(&spec).unwrap();
+    let report = |messages| ProcessReport {
+        totals: ProcessTotals {
+            connections: 1,
+            messages,
+            bytes: 8 * messages,
+        },
+        open: 1,
+        connections: Vec::new(),
+    };
+    let of = FunctionRef::Cgroup(leaf.path().to_owned());
+    client().report_process(&of, &report(5)).unwrap();
+    let before = counted(&agent);
+    assert_eq!(before["cwasi_process_messages_total"], 5);
+    assert!(agent.terminate().success());
+    agent.run();
+    never_less(&before, &counted(&agent));
+    client().report_process(&of, &report(6)).unwrap();
+    let status = agent.status();
+    assert_eq!((status.traffic.process_messages, status.flows.process), (6, 1));
 }
 
 #[test]
