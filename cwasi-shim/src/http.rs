@@ -16,7 +16,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use wasmtime::Store;
@@ -28,6 +27,7 @@ use crate::engine::one_line;
 use crate::guest::{Failure, GuestConfig, GuestError};
 use crate::limits::Budget;
 use crate::program::Proxy;
+use crate::sockets::{Acceptor, Network, Stream};
 use crate::state::GuestState;
 use crate::stdio::Streams;
 
@@ -74,14 +74,12 @@ impl Server {
     /// Serves HTTP/1.1 until it is dropped, which ends connections and instances. A request that fails is told on standard
     /// error, and so is the address.
     pub(crate) async fn run(self: Arc<Self>) -> Result<Infallible, GuestError> {
-        let listener = listen(self.config.http)?;
-        if let Ok(address) = listener.local_addr() {
-            self.tell(&format_args!("serving HTTP on {address}"));
-        }
+        let listener = self.listen()?;
+        self.tell(&format_args!("serving HTTP on {}", listener.local_address()));
         let _end = AbortOnDrop(&self.tasks);
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => drop(self.tasks.spawn(Arc::clone(&self).converse(stream))),
+                Ok(stream) => drop(self.tasks.spawn(Arc::clone(&self).converse(stream))),
                 Err(error) if ended_early(&error) => {}
                 Err(error) => {
                     self.tell(&format_args!("a connection cannot be accepted: {error}"));
@@ -91,10 +89,18 @@ impl Server {
         }
     }
 
+    fn listen(&self) -> Result<Acceptor, GuestError> {
+        let address = self.config.http;
+        let network = Network::of(&self.config);
+        Acceptor::begin(network, address, BACKLOG).map_err(|(call, source)| GuestError::Listen {
+            address,
+            call,
+            source,
+        })
+    }
+
     /// Answers the requests of one connection.
-    async fn converse(self: Arc<Self>, stream: TcpStream) {
-        // Fails only where the peer has gone already; reading says so, too.
-        let _ = stream.set_nodelay(true);
+    async fn converse(self: Arc<Self>, stream: Stream) {
         let service = service_fn(|request| {
             let server = Arc::clone(&self);
             async move { Ok::<_, Infallible>(server.answer(request).await) }
@@ -227,25 +233,6 @@ impl Drop for AbortOnDrop<'_> {
     fn drop(&mut self) {
         self.0.lock().abort_all();
     }
-}
-
-fn listen(address: SocketAddr) -> Result<TcpListener, GuestError> {
-    let failed = |call| {
-        move |source| GuestError::Listen {
-            address,
-            call,
-            source,
-        }
-    };
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    };
-    let socket = socket.map_err(failed("socket"))?;
-    // A function that was restarted takes its port over from connections that are still closing.
-    socket.set_reuseaddr(true).map_err(failed("setsockopt"))?;
-    socket.bind(address).map_err(failed("bind"))?;
-    socket.listen(BACKLOG).map_err(failed("listen"))
 }
 
 /// Whether the client went away before it was accepted.

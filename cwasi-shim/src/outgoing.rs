@@ -15,7 +15,6 @@ use hyper::http::uri::{Authority, Scheme};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
@@ -25,7 +24,7 @@ use wasmtime_wasi::runtime;
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use crate::network::{NetworkPolicy, Refusals};
+use crate::sockets::{self, Network};
 
 /// Bound of each step of a request for which the guest sets none, as in wasmtime's own client.
 const DEFAULT_TIMEOUT: Duration = Duration::from_mins(10);
@@ -35,16 +34,12 @@ type ConnectionEnd = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 /// Sends the requests of one guest.
 pub(crate) struct Outgoing {
-    network: Arc<NetworkPolicy>,
-    refusals: Refusals,
+    network: Arc<Network>,
 }
 
 impl Outgoing {
-    pub(crate) fn new(network: NetworkPolicy, refusals: Refusals) -> Self {
-        Self {
-            network: Arc::new(network),
-            refusals,
-        }
+    pub(crate) const fn new(network: Arc<Network>) -> Self {
+        Self { network }
     }
 }
 
@@ -57,7 +52,6 @@ impl WasiHttpHooks for Outgoing {
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, ConnectionEnd), Error>> + Send> {
         let peers = Peers {
             network: Arc::clone(&self.network),
-            refusals: self.refusals.clone(),
         };
         Box::new(send(peers, request, options.unwrap_or_default()))
     }
@@ -138,33 +132,30 @@ impl Target {
 
 /// The peers that the guest may choose.
 struct Peers {
-    network: Arc<NetworkPolicy>,
-    refusals: Refusals,
+    network: Arc<Network>,
 }
 
 impl Peers {
     /// Connects to the first of `addresses` that is permitted and answers. Judged are the addresses themselves, after the
     /// lookup: a name can lead anywhere.
-    async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+    async fn connect(&self, addresses: &[SocketAddr]) -> Result<sockets::Stream, Error> {
         let mut failure = Error::DestinationNotFound;
         let (permitted, refused): (Vec<SocketAddr>, Vec<SocketAddr>) = addresses
             .iter()
             .copied()
             .partition(|address| self.network.permits(*address, SocketAddrUse::TcpConnect));
         if permitted.is_empty() {
-            refused.into_iter().for_each(|address| self.refusals.add(address));
+            refused
+                .into_iter()
+                .for_each(|address| self.network.refused(address));
             return Err(match addresses {
                 [] => failure,
                 _ => Error::DestinationIpProhibited,
             });
         }
         for address in permitted {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    // Small requests must not wait for the acknowledgement of the ones before.
-                    stream.set_nodelay(true).map_err(Error::Connect)?;
-                    return Ok(stream);
-                }
+            match sockets::Stream::connect(Arc::clone(&self.network), address).await {
+                Ok(stream) => return Ok(stream),
                 Err(error) => failure = connect_error(error),
             }
         }
@@ -259,6 +250,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::network::{NetworkPolicy, Refusals};
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
@@ -288,16 +280,17 @@ mod tests {
         let forbidden: SocketAddr = "192.0.2.1:80".parse().unwrap();
         let refused = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&refused);
+        let policy = NetworkPolicy::only(vec!["127.0.0.0/8".parse().unwrap()]);
+        let refusals = Refusals::new(move |peer| told.lock().unwrap().push(peer));
         let peers = Peers {
-            network: Arc::new(NetworkPolicy::only(vec!["127.0.0.0/8".parse().unwrap()])),
-            refusals: Refusals::new(move |peer| told.lock().unwrap().push(peer)),
+            network: Network::new("test", policy, refusals, None),
         };
         let connect = |addresses: &[SocketAddr]| {
             block_on(async {
                 peers
                     .connect(addresses)
                     .await
-                    .map(|stream| stream.peer_addr().unwrap())
+                    .map(|stream| stream.peer_address().unwrap())
             })
         };
         assert_eq!(connect(&[forbidden, closed, open]).unwrap(), open);

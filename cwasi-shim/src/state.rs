@@ -40,19 +40,14 @@ impl GuestState {
         streams: &Streams,
         budget: &Arc<Budget>,
     ) -> Result<Store<Self>, GuestError> {
-        let network = Network::new(
-            &config.name,
-            config.network.clone(),
-            config.refusals.clone(),
-            config.local.clone(),
-        );
+        let network = Network::of(config);
         let mut wasi = context(config)?;
         let unwritten = streams.give(&mut wasi);
         let state = Self {
             wasi: wasi.build_p1(),
-            direct: Direct::new(network),
+            direct: Direct::new(Arc::clone(&network)),
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing::new(config.network.clone(), config.refusals.clone()),
+            outgoing: Outgoing::new(network),
             limiter: MemoryLimiter::new(Arc::clone(budget)),
             unwritten,
         };

@@ -1,17 +1,8 @@
 //! Which addresses a guest may name.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use wasmtime_wasi::p2::bindings::sockets::network::IpAddressFamily;
-
-/// The address that means any, with a port that means any.
-pub(super) fn unspecified(family: IpAddressFamily) -> SocketAddr {
-    let ip = match family {
-        IpAddressFamily::Ipv4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddressFamily::Ipv6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    SocketAddr::new(ip, 0)
-}
 
 /// Whether a socket of `family` can be bound to `ip`. IPv4 in IPv6, mapped or in the deprecated compatible form, is neither.
 pub(super) fn can_bind(ip: IpAddr, family: IpAddressFamily) -> bool {

@@ -33,7 +33,9 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    fn read(&self, want: usize) -> io::Result<Bytes> {
+    /// Reads what is there, at most `want` bytes; none at all is the end.
+    pub(super) fn read(&self, want: usize) -> io::Result<Bytes> {
+        let want = want.min(MAX_READ);
         match self {
             Self::Kernel(stream) => READ.with_borrow_mut(|buffer| {
                 // Has no other owner: the memory of what was read before is used again.
@@ -172,7 +174,7 @@ impl Connection {
         if want == 0 {
             return Ok(Bytes::new());
         }
-        match self.transport.read(want.min(MAX_READ)) {
+        match self.transport.read(want) {
             Ok(bytes) if bytes.is_empty() => {
                 *reading = Reading::Over;
                 Err(StreamError::Closed)

@@ -25,21 +25,22 @@ const AT_ONCE: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// A new socket that is neither bound nor connected, as every guest's begins.
-pub(super) fn socket(address: &SocketAddr) -> io::Result<OwnedFd> {
+/// A new socket, of IPv4 or of IPv6, that is neither bound nor connected, as every guest's begins.
+pub(super) fn socket(ipv4: bool) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let family = AddressFamily::from_raw(if address.is_ipv4() {
-        AddressFamily::INET.as_raw()
+    let family = if ipv4 {
+        AddressFamily::INET
     } else {
-        AddressFamily::INET6.as_raw()
-    });
+        AddressFamily::INET6
+    };
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-    if address.is_ipv6() {
-        // wasi:sockets says so: it is on, and cannot be changed.
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
     options::prepare(&socket)?;
     Ok(socket)
+}
+
+/// Keeps an IPv6 socket from carrying IPv4, too.
+pub(super) fn ipv6_only(socket: &OwnedFd) -> io::Result<()> {
+    Ok(sockopt::set_ipv6_v6only(socket, true)?)
 }
 
 /// Binds a socket; one that is bound already is an error of the kernel.

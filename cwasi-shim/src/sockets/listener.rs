@@ -101,7 +101,7 @@ impl Listener {
 
     /// A socket with the options that one accepted here would have.
     pub(super) fn settings_of_accepted(&self) -> io::Result<OwnedFd> {
-        let socket = kernel::socket(&self.address)?;
+        let socket = kernel::socket(self.address.is_ipv4())?;
         options::copy(self, &socket, self.address.is_ipv6())?;
         Ok(socket)
     }

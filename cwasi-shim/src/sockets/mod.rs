@@ -4,7 +4,7 @@
 //! them apart, except by the time they take.
 //!
 //! - [`host`]: the functions that a guest imports; [`direct`]: the calls of `wasi:io` that carry bytes, without the copies and
-//!   the bookkeeping of the stock ones.
+//!   the bookkeeping of the stock ones. [`stream`]: connections for protocols that the host speaks for a guest.
 //! - [`socket`]: the states of a socket; [`dial`] and [`listener`]: how it gets to a connection.
 //! - [`connection`]: a connection over either transport, and its [`streams`]; [`pending`]: what the kernel did not take at once.
 //! - [`kernel`]: sockets of the kernel; [`options`]: their options.
@@ -17,6 +17,7 @@ use wasmtime::component::Linker;
 use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
 use wasmtime_wasi::sockets::SocketAddrUse;
 
+use crate::guest::GuestConfig;
 use crate::network::{NetworkPolicy, Refusals};
 use crate::state::GuestState;
 
@@ -35,7 +36,10 @@ mod options;
 mod pending;
 mod pipe;
 mod socket;
+mod stream;
 mod streams;
+
+pub(crate) use stream::{Acceptor, Stream};
 
 pub use local::{LocalConnection, LocalNetwork, LocalTraffic};
 
@@ -76,16 +80,36 @@ impl Network {
         })
     }
 
+    /// The network of the guest that is given `config`.
+    pub(crate) fn of(config: &GuestConfig) -> Arc<Self> {
+        Self::new(
+            &config.name,
+            config.network.clone(),
+            config.refusals.clone(),
+            config.local.clone(),
+        )
+    }
+
     /// Waits until the kernel has taken everything that the guest wrote.
     pub(crate) async fn all_sent(&self) {
         self.unsent.none().await;
     }
 
+    /// Whether the guest may use `address` in this way.
+    pub(crate) fn permits(&self, address: SocketAddr, used_for: SocketAddrUse) -> bool {
+        self.policy.permits(address, used_for)
+    }
+
+    /// Tells that the guest was refused `address`.
+    pub(crate) fn refused(&self, address: SocketAddr) {
+        self.refusals.add(address);
+    }
+
     fn check(&self, address: SocketAddr, used_for: SocketAddrUse) -> Result<(), ErrorCode> {
-        if self.policy.permits(address, used_for) {
+        if self.permits(address, used_for) {
             return Ok(());
         }
-        self.refusals.add(address);
+        self.refused(address);
         Err(ErrorCode::AccessDenied)
     }
 }

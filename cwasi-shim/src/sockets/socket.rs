@@ -71,7 +71,12 @@ enum Operation {
 impl TcpSocket {
     /// A new socket.
     pub(super) fn new(network: Arc<Network>, family: IpAddressFamily) -> Result<Self, ErrorCode> {
-        let socket = kernel::socket(&address::unspecified(family)).map_err(code)?;
+        let ipv4 = matches!(family, IpAddressFamily::Ipv4);
+        let socket = kernel::socket(ipv4).map_err(code)?;
+        if !ipv4 {
+            // wasi:sockets says so: it is on, and cannot be changed.
+            kernel::ipv6_only(&socket).map_err(code)?;
+        }
         Ok(Self {
             network,
             family,
