@@ -17,7 +17,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::cache::{Cache, CacheError, Entry, Key};
 use crate::code::{Code, CodeError};
-use crate::program::{self, Command, Program, Proxy, WASI_P1};
+use crate::program::{self, Command, INCOMING_HANDLER, Program, Proxy, WASI_P1};
 use crate::sockets;
 use crate::state::GuestState;
 
@@ -27,8 +27,6 @@ const WASM_MAGIC: [u8; 4] = *b"\0asm";
 const CORE_MODULE: [u8; 4] = [1, 0, 0, 0];
 /// The export that makes a component a command, in any version that this host serves.
 const RUN: &str = "wasi:cli/run@0.2.";
-/// The export that makes a component an HTTP handler, in any version that this host serves.
-const INCOMING_HANDLER: &str = "wasi:http/incoming-handler@0.2.";
 /// What the names of the HTTP interfaces begin with.
 const HTTP: &str = "wasi:http/";
 /// The export that makes a module a command.
@@ -116,12 +114,10 @@ pub struct Prepared {
 ///
 /// It starts no thread before it compiles, and can be used by processes forked from the one that made it.
 pub struct Engine {
-    engine: wasmtime::Engine,
-    settings: [u8; 32],
-    // Hundreds of names each: only what a program needs is set up.
-    components: OnceLock<component::Linker<GuestState>>,
-    http_components: OnceLock<component::Linker<GuestState>>,
-    modules: OnceLock<Linker<GuestState>>,
+    alone: Variant,
+    sharing: Variant,
+    /// Whether all programs are made for guests that share a thread.
+    shared: bool,
 }
 
 impl fmt::Debug for Engine {
@@ -131,27 +127,29 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Sets the engine up for this machine's processor.
+    /// Sets the engine up for this machine's processor. It makes programs for guests that have their thread to themselves.
+    /// Those that handle HTTP share it even so: their own instances do.
     ///
     /// # Errors
     /// [`LoadError::Engine`] when this machine cannot run it.
     pub fn new() -> Result<Self, LoadError> {
-        let mut config = Config::new();
-        // Only WASI 0.3 needs it, and each call between guest and host pays for it.
-        config.concurrency_support(false);
-        // Nothing unwinds through guests natively; the tables would be registered at every start.
-        config.native_unwind_info(false);
-        // Traps are told by the function's name, not by the place in it.
-        config.generate_address_map(false);
-        let engine = wasmtime::Engine::new(&config).map_err(set_up)?;
-        let mut settings = SettingsHasher(Sha256::new());
-        engine.precompile_compatibility_hash().hash(&mut settings);
         Ok(Self {
-            engine,
-            settings: settings.0.finalize().into(),
-            components: OnceLock::new(),
-            http_components: OnceLock::new(),
-            modules: OnceLock::new(),
+            alone: Variant::new(false)?,
+            sharing: Variant::new(true)?,
+            shared: false,
+        })
+    }
+
+    /// As [`Engine::new`], for guests that share their thread with others: in a [`Sandbox`](crate::sandbox::Sandbox), one that
+    /// computes gives it back at every [`TICK`](crate::ticks::TICK). Loops that do next to nothing take up to twice as long
+    /// for it.
+    ///
+    /// # Errors
+    /// [`LoadError::Engine`] when this machine cannot run it.
+    pub fn shared() -> Result<Self, LoadError> {
+        Ok(Self {
+            shared: true,
+            ..Self::new()?
         })
     }
 
@@ -161,10 +159,11 @@ impl Engine {
     /// # Errors
     /// Every [`LoadError`] but [`LoadError::Engine`]. A cache that fails is no error: see [`Origin::Compiled`].
     pub fn load(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<Loaded, LoadError> {
-        let slot = self.slot(wasm, cache);
+        let variant = self.variant(wasm);
+        let slot = variant.slot(wasm, cache);
         let mut cache_errors = Vec::new();
         if let Some(entry) = slot.as_ref().and_then(|slot| slot.find(&mut cache_errors)) {
-            match self.link(&entry.into_code()) {
+            match variant.link(&entry.into_code()) {
                 Err(LoadError::Code(reason)) => cache_errors.push(CacheFailure::Code(reason)),
                 linked => {
                     return Ok(Loaded {
@@ -174,7 +173,7 @@ impl Engine {
                 }
             }
         }
-        let compiled = self.compile(wasm, slot.as_ref(), cache_errors)?;
+        let compiled = variant.compile(wasm, slot.as_ref(), cache_errors)?;
         Ok(Loaded {
             program: compiled.program,
             origin: compiled.origin,
@@ -189,7 +188,8 @@ impl Engine {
     /// # Errors
     /// Every [`LoadError`] but [`LoadError::Engine`].
     pub fn prepare(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<Prepared, LoadError> {
-        let slot = self.slot(wasm, cache);
+        let variant = self.variant(wasm);
+        let slot = variant.slot(wasm, cache);
         let mut cache_errors = Vec::new();
         let found = slot.as_ref().and_then(|slot| slot.protected(&mut cache_errors));
         if let Some(code) = found {
@@ -198,7 +198,7 @@ impl Engine {
                 origin: Origin::Cache,
             });
         }
-        let Compiled { code, origin, .. } = self.compile(wasm, slot.as_ref(), cache_errors)?;
+        let Compiled { code, origin, .. } = variant.compile(wasm, slot.as_ref(), cache_errors)?;
         // What was stored is what later guests will map: this one shares it with them.
         let stored = slot
             .filter(|_| matches!(origin, Origin::Compiled { stored: true, .. }))
@@ -209,13 +209,71 @@ impl Engine {
         })
     }
 
-    /// Makes a program of machine code that was prepared, without compiling anything. The code is mapped, so that its memory
+    /// Makes a program of machine code that was prepared, by whichever engine of this build, without compiling anything. The code is mapped, so that its memory
     /// is shared with every process that maps it; only a component where there is no /proc is copied.
     ///
     /// # Errors
     /// [`LoadError::Code`] for code of another engine; [`LoadError::NotCommand`], [`LoadError::NoStart`] and
     /// [`LoadError::MissingImport`] for a program that this host cannot run.
     pub fn link(&self, code: &Code) -> Result<Program, LoadError> {
+        let (first, second) = if self.shared {
+            (&self.sharing, &self.alone)
+        } else {
+            (&self.alone, &self.sharing)
+        };
+        match first.link(code) {
+            Err(LoadError::Code(reason)) => second.link(code).map_err(|error| match error {
+                LoadError::Code(_) => LoadError::Code(reason),
+                other => other,
+            }),
+            linked => linked,
+        }
+    }
+
+    fn variant(&self, wasm: &[u8]) -> &Variant {
+        if self.shared || program::handles_http(wasm) {
+            &self.sharing
+        } else {
+            &self.alone
+        }
+    }
+}
+
+/// wasmtime, set up once.
+struct Variant {
+    engine: wasmtime::Engine,
+    settings: [u8; 32],
+    // Hundreds of names each: only what a program needs is set up.
+    components: OnceLock<component::Linker<GuestState>>,
+    http_components: OnceLock<component::Linker<GuestState>>,
+    modules: OnceLock<Linker<GuestState>>,
+}
+
+impl Variant {
+    /// For guests that share their thread, or not.
+    fn new(sharing: bool) -> Result<Self, LoadError> {
+        let mut config = Config::new();
+        // Only WASI 0.3 needs it, and each call between guest and host pays for it.
+        config.concurrency_support(false);
+        // Nothing unwinds through guests natively; the tables would be registered at every start.
+        config.native_unwind_info(false);
+        // Traps are told by the function's name, not by the place in it.
+        config.generate_address_map(false);
+        // A guest that nobody waits for is not slowed down by looking whether somebody does.
+        config.epoch_interruption(sharing);
+        let engine = wasmtime::Engine::new(&config).map_err(set_up)?;
+        let mut settings = SettingsHasher(Sha256::new());
+        engine.precompile_compatibility_hash().hash(&mut settings);
+        Ok(Self {
+            engine,
+            settings: settings.0.finalize().into(),
+            components: OnceLock::new(),
+            http_components: OnceLock::new(),
+            modules: OnceLock::new(),
+        })
+    }
+
+    fn link(&self, code: &Code) -> Result<Program, LoadError> {
         let unusable = |error: Error| LoadError::Code(one_line(&error));
         let unreadable = |error: io::Error| LoadError::Code(error.to_string());
         let path = code.path();

@@ -17,6 +17,7 @@ use crate::program::{Command, Module, Program};
 use crate::sockets::LocalNetwork;
 use crate::state::GuestState;
 use crate::stdio::{Stdio, Streams};
+use crate::ticks::Ticker;
 
 /// What one guest is given. Its sockets are opened in the network namespace of the thread that runs it.
 #[derive(Clone, Debug)]
@@ -156,48 +157,70 @@ impl Guest {
     }
 
     /// Runs the guest to its end and gives its exit code; one that handles HTTP is served until the process ends. Belongs on
-    /// a current-thread runtime with io and time: other threads only add hand-overs to every socket call.
+    /// a [`runtime`](crate::sandbox::runtime) that runs no other guest: those belong into a
+    /// [`Sandbox`](crate::sandbox::Sandbox).
     ///
     /// # Errors
     /// [`GuestError::Trap`], [`GuestError::MemoryLimit`] or [`GuestError::Start`] of a guest that runs once;
-    /// [`GuestError::Listen`] of one that handles HTTP.
+    /// [`GuestError::Listen`] and [`GuestError::Host`] of one that handles HTTP.
     pub async fn run(self) -> Result<u8, GuestError> {
         match self.kind {
             Kind::Command(command, mut store) => {
                 let ended = run_command(&command, &mut store).await;
-                store.data_mut().unwritten().write().await;
-                // As a native program's, its last words are sent after its end.
-                store.data().network().all_sent().await;
-                match ended {
-                    Ok(Ok(())) => Ok(0),
-                    Ok(Err(())) => Ok(1),
-                    Err(failure) => failure.ended(store.data()),
-                }
+                finish(ended, &mut store).await
             }
             Kind::Module(module, mut store) => {
                 let ended = run_module(&module, &mut store).await;
-                store.data_mut().unwritten().write().await;
-                match ended {
-                    Ok(()) => Ok(0),
-                    Err(failure) => failure.ended(store.data()),
-                }
+                finish(ended, &mut store).await
             }
-            Kind::Proxy(server) => match server.run().await? {},
+            Kind::Proxy(server) => {
+                let ticker = Ticker::start().map_err(no_ticks)?;
+                match server.run(ticker).await? {}
+            }
+        }
+    }
+
+    /// As [`Guest::run`], beside other guests that `ticker` makes take turns.
+    pub(crate) async fn run_beside_others(self, ticker: Arc<Ticker>) -> Result<u8, GuestError> {
+        match self.kind {
+            Kind::Command(command, mut store) => {
+                ticker.cut(&mut store);
+                let ended = ticker.run(run_command(&command, &mut store)).await;
+                finish(ended, &mut store).await
+            }
+            Kind::Module(module, mut store) => {
+                ticker.cut(&mut store);
+                let ended = ticker.run(run_module(&module, &mut store)).await;
+                finish(ended, &mut store).await
+            }
+            Kind::Proxy(server) => match server.run(ticker).await? {},
         }
     }
 }
 
-async fn run_command(command: &Command, store: &mut Store<GuestState>) -> Result<Result<(), ()>, Failure> {
+/// Without the thread that ticks, guests would keep each other waiting.
+pub(crate) fn no_ticks(error: io::Error) -> GuestError {
+    GuestError::Host(format!("a thread for time slices cannot be started: {error}"))
+}
+
+/// The guest's exit code, when everything that it wrote has gone its way, as a native program's last words go after its end.
+async fn finish(ended: Result<u8, Failure>, store: &mut Store<GuestState>) -> Result<u8, GuestError> {
+    store.data_mut().unwritten().write().await;
+    store.data().network().all_sent().await;
+    ended.or_else(|failure| failure.ended(store.data()))
+}
+
+async fn run_command(command: &Command, store: &mut Store<GuestState>) -> Result<u8, Failure> {
     let command = command
         .pre
         .instantiate_async(&mut *store)
         .await
         .map_err(Failure::start)?;
     let ended = command.wasi_cli_run().call_run(store).await;
-    ended.map_err(Failure::run)
+    Ok(u8::from(ended.map_err(Failure::run)?.is_err()))
 }
 
-async fn run_module(module: &Module, store: &mut Store<GuestState>) -> Result<(), Failure> {
+async fn run_module(module: &Module, store: &mut Store<GuestState>) -> Result<u8, Failure> {
     let instance = module
         .pre
         .instantiate_async(&mut *store)
@@ -206,7 +229,8 @@ async fn run_module(module: &Module, store: &mut Store<GuestState>) -> Result<()
     let start = instance
         .get_typed_func::<(), ()>(&mut *store, "_start")
         .map_err(Failure::start)?;
-    start.call_async(store, ()).await.map_err(Failure::run)
+    start.call_async(store, ()).await.map_err(Failure::run)?;
+    Ok(0)
 }
 
 /// How the engine says that a guest did not return: also by leaving with an exit code.

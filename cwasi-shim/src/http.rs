@@ -30,6 +30,7 @@ use crate::program::Proxy;
 use crate::sockets::{Acceptor, Network, Stream};
 use crate::state::GuestState;
 use crate::stdio::Streams;
+use crate::ticks::Ticker;
 
 /// Where a guest is served unless it is told otherwise: port 8080 of every IPv4 address.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 8080));
@@ -73,13 +74,16 @@ impl Server {
 
     /// Serves HTTP/1.1 until it is dropped, which ends connections and instances. A request that fails is told on standard
     /// error, and so is the address.
-    pub(crate) async fn run(self: Arc<Self>) -> Result<Infallible, GuestError> {
+    pub(crate) async fn run(self: Arc<Self>, ticker: Arc<Ticker>) -> Result<Infallible, GuestError> {
         let listener = self.listen()?;
         self.tell(&format_args!("serving HTTP on {}", listener.local_address()));
         let _end = AbortOnDrop(&self.tasks);
         loop {
             match listener.accept().await {
-                Ok(stream) => drop(self.tasks.spawn(Arc::clone(&self).converse(stream))),
+                Ok(stream) => {
+                    let connection = Arc::clone(&self).converse(stream, Arc::clone(&ticker));
+                    drop(self.tasks.spawn(connection));
+                }
                 Err(error) if ended_early(&error) => {}
                 Err(error) => {
                     self.tell(&format_args!("a connection cannot be accepted: {error}"));
@@ -100,10 +104,10 @@ impl Server {
     }
 
     /// Answers the requests of one connection.
-    async fn converse(self: Arc<Self>, stream: Stream) {
+    async fn converse(self: Arc<Self>, stream: Stream, ticker: Arc<Ticker>) {
         let service = service_fn(|request| {
-            let server = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            let (server, ticker) = (Arc::clone(&self), Arc::clone(&ticker));
+            async move { Ok::<_, Infallible>(server.answer(request, ticker).await) }
         });
         // How a connection ended is the client's to know: it went away, or it sent what is not HTTP and was told so.
         let _ = http1::Builder::new()
@@ -112,7 +116,11 @@ impl Server {
             .await;
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<HyperOutgoingBody> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        ticker: Arc<Ticker>,
+    ) -> Response<HyperOutgoingBody> {
         let has_host = |value: &HeaderValue| value.to_str().is_ok();
         if request.uri().authority().is_none() && !request.headers().get(HOST).is_some_and(has_host) {
             return plain(StatusCode::BAD_REQUEST, "the request names no host\n");
@@ -126,7 +134,7 @@ impl Server {
         // On its own, because a guest may go on after it has answered.
         let instance = self
             .tasks
-            .spawn(Arc::clone(&self).handle(shown.clone(), request, sender));
+            .spawn(Arc::clone(&self).handle(shown.clone(), request, sender, ticker));
         match receiver.await {
             Ok(Ok(response)) => return response,
             Ok(Err(code)) => failed(&format_args!("the guest answered with an error: {code}")),
@@ -146,8 +154,9 @@ impl Server {
         shown: String,
         request: Request<Incoming>,
         sender: oneshot::Sender<Answer>,
+        ticker: Arc<Ticker>,
     ) -> bool {
-        match self.instance(request, sender).await {
+        match self.instance(request, sender, &ticker).await {
             Ok(0) => true,
             Ok(code) => {
                 self.tell(&format_args!("{shown}: the guest left with exit code {code}"));
@@ -164,8 +173,10 @@ impl Server {
         &self,
         request: Request<Incoming>,
         sender: oneshot::Sender<Answer>,
+        ticker: &Arc<Ticker>,
     ) -> Result<u8, GuestError> {
         let mut store = self.store()?;
+        ticker.cut(&mut store);
         let host = |error: wasmtime::Error| GuestError::Start(one_line(&error));
         let mut http = store.data_mut().http();
         let request = http.new_incoming_request(Scheme::Http, request).map_err(host)?;
@@ -181,7 +192,7 @@ impl Server {
             let handled = handler.call_handle(&mut store, request, answer).await;
             handled.map_err(Failure::run)
         };
-        let handled = handled.await;
+        let handled = ticker.run(handled).await;
         store.data_mut().abort_bodies();
         store.data_mut().unwritten().write().await;
         store.data().network().all_sent().await;

@@ -14,6 +14,7 @@
 //! - [`sandbox`]: guests that run side by side on one thread.
 //! - [`stdio`]: a guest's standard streams.
 //! - [`signals`]: an orderly end on the signals that end a container.
+//! - [`ticks`]: how guests that share a thread take turns.
 //! - [`exit`]: the exit codes.
 //! - [`cli`]: the command line of `cwasi-run`.
 //! - `containerd` (with the feature of that name): the shim of containerd.
@@ -38,3 +39,4 @@ pub mod signals;
 pub mod sockets;
 mod state;
 pub mod stdio;
+pub mod ticks;

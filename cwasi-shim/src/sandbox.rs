@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::guest::{Guest, GuestError};
+use crate::guest::{Guest, GuestError, no_ticks};
+use crate::ticks::Ticker;
 
 /// The event loop that guests run on: one thread, because others would only add hand-overs to every socket call.
 ///
@@ -19,9 +21,11 @@ pub fn runtime() -> io::Result<Runtime> {
 }
 
 /// Guests of one thread. Each has its own store, and with it its own memory limit, streams and end: a trap, an exit or an
-/// end from outside leaves the others running.
+/// end from outside leaves the others running. They take turns as [`ticks`](crate::ticks) says.
 #[derive(Debug, Default)]
-pub struct Sandbox {}
+pub struct Sandbox {
+    ticker: OnceLock<Arc<Ticker>>,
+}
 
 impl Sandbox {
     /// A sandbox without guests.
@@ -30,15 +34,25 @@ impl Sandbox {
         Self::default()
     }
 
-    /// Runs `guest` beside the others, on the [`runtime`] that the caller runs on.
+    /// Runs `guest` beside the others, on the [`runtime`] that the caller runs on. Only a guest whose program is of an
+    /// [`Engine::shared`](crate::engine::Engine::shared) lets the others go on while it computes.
     ///
     /// # Panics
     /// Outside of a runtime.
     #[must_use = "how it ends is told nowhere else"]
     pub fn start(&self, guest: Guest) -> Running {
+        let ticker = self.ticker();
         Running {
-            task: tokio::spawn(guest.run()),
+            task: tokio::spawn(async move { guest.run_beside_others(ticker.map_err(no_ticks)?).await }),
         }
+    }
+
+    fn ticker(&self) -> io::Result<Arc<Ticker>> {
+        if let Some(ticker) = self.ticker.get() {
+            return Ok(Arc::clone(ticker));
+        }
+        let ticker = Ticker::start()?;
+        Ok(Arc::clone(self.ticker.get_or_init(|| ticker)))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::outgoing::Outgoing;
 use crate::sockets::Network;
 use crate::sockets::direct::{Direct, Entry};
 use crate::stdio::{Streams, Unwritten};
+use crate::ticks;
 
 /// Where guests that ask no host look for their working directory: Go's and Python's do; shells and runc set it.
 const WORKING_DIRECTORY: &str = "PWD";
@@ -53,6 +54,7 @@ impl GuestState {
         };
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.limiter);
+        ticks::without_slices(&mut store);
         Ok(store)
     }
 

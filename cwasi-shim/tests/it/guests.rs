@@ -243,6 +243,52 @@ pub(crate) fn waits() -> Vec<u8> {
     command(&imports, &items, run)
 }
 
+/// Writes `blocks` times 4096 bytes, of which the first four count the blocks, and ends with `code`.
+pub(crate) fn writes(blocks: u32, code: u8) -> Vec<u8> {
+    let run = format!(
+        "(local $block i32)
+        (loop $again
+            (i32.store (i32.const 4096) (local.get $block))
+            (call $say (i32.const 4096) (i32.const 4096))
+            (local.set $block (i32.add (local.get $block) (i32.const 1)))
+            (br_if $again (i32.lt_u (local.get $block) (i32.const {blocks}))))
+        (call $leave (i32.const {code})) (i32.const 0)"
+    );
+    command(&format!("{EXIT} {STDOUT}"), SAY, &run)
+}
+
+/// Copies its input to its output, until the end, with which it ends.
+pub(crate) fn copies() -> Vec<u8> {
+    let imports = format!(
+        r#"{STDOUT}
+        (import "wasi:cli/stdin@0.2.12" "get-stdin" (func $stdin (result i32)))
+        (import "wasi:io/streams@0.2.12" "[method]input-stream.blocking-read" (func $read (param i32 i64 i32)))"#
+    );
+    // The allocator would come to the end of the memory if it did not begin anew.
+    let run = "(local $input i32)
+        (local.set $input (call $stdin))
+        (block $end
+            (loop $again
+                (global.set $free (i32.const 65536))
+                (call $read (local.get $input) (i64.const 4096) (i32.const 48))
+                (br_if $end (i32.load8_u (i32.const 48)))
+                (call $say (i32.load (i32.const 52)) (i32.load (i32.const 56)))
+                (br $again)))
+        (i32.const 0)";
+    command(&imports, SAY, run)
+}
+
+/// Computes for ever on a request for another path than `/`, and traps on that.
+pub(crate) fn serves_and_spins() -> Vec<u8> {
+    let imports = r#"(import "wasi:http/types@0.2.12" "[method]incoming-request.path-with-query"
+        (func $path (param i32 i32)))"#;
+    let handle = r#"(func (export "wasi:http/incoming-handler@0.2.12#handle") (param i32 i32)
+        (call $path (local.get 0) (i32.const 0))
+        (if (i32.gt_u (i32.load (i32.const 8)) (i32.const 1)) (then (loop $again (br $again))))
+        unreachable)"#;
+    component("server", imports, handle)
+}
+
 /// A command that makes header fields, as for a request, and ends with 0.
 pub(crate) fn uses_http() -> Vec<u8> {
     let imports = r#"(import "wasi:http/types@0.2.12" "[constructor]fields" (func $fields (result i32)))"#;

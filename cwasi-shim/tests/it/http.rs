@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::guests;
 use crate::runner::{Ended, Runner};
 
 const MIB: usize = 1024 * 1024;
@@ -28,7 +29,10 @@ struct Served {
 
 impl Served {
     fn start(flags: &[&str]) -> Self {
-        let runner = Runner::prebuilt("http");
+        Self::start_with(Runner::prebuilt("http"), flags)
+    }
+
+    fn start_with(runner: Runner, flags: &[&str]) -> Self {
         let mut command = runner.command(&["--no-agent", "--http", "127.0.0.1:0"]);
         command.args(flags).arg(runner.wasm());
         let mut child = command.spawn().unwrap();
@@ -199,6 +203,27 @@ fn a_connection_serves_many_requests() {
         }
         assert!(answer.starts_with(b"HTTP/1.1 200 "));
     }
+}
+
+#[test]
+fn requests_that_compute_for_ever_stop_no_other() {
+    let served = Served::start_with(Runner::new(&guests::serves_and_spins()), &[]);
+    let mut spinning = [(); 3].map(|()| {
+        let mut stream = TcpStream::connect(served.address).unwrap();
+        stream
+            .write_all(b"GET /spin HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        stream
+    });
+    for _ in 0..10 {
+        assert_eq!(served.get("/").0, 500, "it traps, as asked");
+    }
+    for stream in &mut spinning {
+        stream.set_nonblocking(true).unwrap();
+        let none = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(none.kind(), std::io::ErrorKind::WouldBlock, "it still computes");
+    }
+    assert_eq!(lines(&served.end()).len(), 10);
 }
 
 #[test]

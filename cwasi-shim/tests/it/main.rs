@@ -7,3 +7,4 @@ mod guests;
 mod http;
 mod run;
 mod runner;
+mod sandbox;
