@@ -70,6 +70,21 @@ impl Args {
         Ok(value.parse()?)
     }
 
+    /// All positional values that are left; `what` names them in the error.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when there is none or one does not parse.
+    pub fn rest<T: FromStr>(&mut self, what: &str) -> Result<Vec<T>>
+    where
+        T::Err: std::error::Error + Send + Sync + 'static,
+    {
+        let mut values = vec![self.positional(what)?];
+        for value in self.positional.by_ref() {
+            values.push(value.parse()?);
+        }
+        Ok(values)
+    }
+
     /// The value of `--name`, when it is given.
     ///
     /// # Errors
@@ -138,6 +153,15 @@ mod tests {
         assert_eq!(args.optional::<u64>("warmup").unwrap(), None);
         assert!(args.flag("nodelay"));
         args.finish().unwrap();
+    }
+
+    #[test]
+    fn the_rest_is_one_or_more() {
+        let mut args = parse(&["a", "--size", "64", "b", "c"]).unwrap().unwrap();
+        assert_eq!(args.positional::<String>("A").unwrap(), "a");
+        assert_eq!(args.rest::<String>("ADDR:PORT").unwrap(), ["b", "c"]);
+        let none = args.rest::<String>("ADDR:PORT").unwrap_err();
+        assert!(none.to_string().starts_with("ADDR:PORT is missing"), "{none}");
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub enum Error {
     #[error("wrong data: {0}")]
     Data(String),
 
+    /// A connection to a peer failed, or the peer did.
+    #[error(transparent)]
+    Peer(#[from] cwasi_peer::Error),
+
     /// A picture could not be decoded or encoded.
     #[error("image: {0}")]
     Image(#[from] image::ImageError),

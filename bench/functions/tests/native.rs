@@ -4,11 +4,15 @@ use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 const ECHO: &str = env!("CARGO_BIN_EXE_echo");
 const PING: &str = env!("CARGO_BIN_EXE_ping");
+const POST: &str = env!("CARGO_BIN_EXE_post");
+const REDIS: &str = env!("CARGO_BIN_EXE_redis");
+const RR: &str = env!("CARGO_BIN_EXE_rr");
 const STREAM: &str = env!("CARGO_BIN_EXE_stream");
 
 /// A running server; killed when the test ends early.
@@ -89,9 +93,7 @@ fn ping_through(echo: Server) {
         ));
         assert_eq!(result["size"], size);
         assert_eq!(result["count"], count);
-        let [min, p50, p99, max] =
-            ["min_us", "p50_us", "p99_us", "max_us"].map(|key| result[key].as_f64().unwrap());
-        assert!(0.0 < min && min <= p50 && p50 <= p99 && p99 <= max, "{result}");
+        assert_times(&result);
     }
     assert_eq!(echo.finish(), Vec::<Value>::new());
 }
@@ -159,6 +161,122 @@ fn stream_checks_every_byte() {
             assert_eq!(source[key], sink[key], "{key}");
         }
     }
+}
+
+/// Whether a result's times are in order.
+fn assert_times(result: &Value) {
+    let [min, p50, p99, max] =
+        ["min_us", "p50_us", "p99_us", "max_us"].map(|key| result[key].as_f64().unwrap());
+    assert!(0.0 < min && min <= p50 && p50 <= p99 && p99 <= max, "{result}");
+}
+
+#[test]
+fn rr_sends_requests_to_several_servers() {
+    let serve = || {
+        let flags = ["--connections", "2", "--together", "2", "--report", "--verify"];
+        Server::start(RR, &["serve"], "127.0.0.1", &flags)
+    };
+    let servers = [serve(), serve()];
+    let numbers = [
+        "--size",
+        "1000",
+        "--count",
+        "10",
+        "--warmup",
+        "2",
+        "--connections",
+        "2",
+    ];
+    let mut arguments = vec!["client"];
+    arguments.extend(servers.iter().map(|server| server.address.as_str()));
+    arguments.extend(numbers);
+    arguments.extend(["--rounds", "--verify", "--answer", "1000"]);
+    let result = json(&client(RR, &arguments));
+    assert_eq!(
+        (&result["connections"], &result["count"]),
+        (&4.into(), &40.into())
+    );
+    assert_times(&result);
+    assert_times(&result["round"]);
+    for server in servers {
+        let reports = server.finish();
+        assert_eq!(reports.len(), 1);
+        assert_eq!(
+            (&reports[0]["connections"], &reports[0]["requests"]),
+            (&2.into(), &24.into())
+        );
+    }
+}
+
+#[test]
+fn bodies_are_posted() {
+    let server = Server::start(POST, &["serve"], "127.0.0.1", &["--connections", "3"]);
+    for size in ["0", "64", "3000000"] {
+        let numbers = ["--size", size, "--count", "10", "--warmup", "2"];
+        let result = json(&client(
+            POST,
+            &[&["client", &server.address], &numbers[..]].concat(),
+        ));
+        assert_eq!(
+            (result["size"].to_string(), &result["count"]),
+            (size.to_owned(), &10.into())
+        );
+        assert_times(&result);
+    }
+    assert_eq!(server.finish(), Vec::<Value>::new());
+}
+
+#[test]
+fn messages_go_through_redis() {
+    let directory = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = Command::new("redis-server")
+        .args([
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--bind",
+            "127.0.0.1",
+            "--port",
+        ])
+        .arg(port.port().to_string())
+        .current_dir(&directory)
+        .stdout(Stdio::null())
+        .spawn();
+    let Ok(child) = server else {
+        eprintln!("skipped: there is no `redis-server`");
+        return;
+    };
+    let address = port.to_string();
+    let _redis = Server {
+        child,
+        address: address.clone(),
+    };
+    // They wait for Redis to listen.
+    let consumer = Command::new(REDIS)
+        .args(["consumer", &address, "--messages", "24"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for (size, window) in [("64", "1"), ("300000", "4")] {
+        let numbers = [
+            "--size", size, "--window", window, "--count", "10", "--warmup", "2",
+        ];
+        let result = json(&client(REDIS, &[&["producer", &address], &numbers[..]].concat()));
+        assert_eq!(
+            (result["size"].to_string(), &result["count"]),
+            (size.to_owned(), &10.into())
+        );
+        assert_times(&result);
+        assert_times(&result["answered"]);
+        assert!(
+            result["answered"]["max_us"].as_f64() >= result["max_us"].as_f64(),
+            "{result}"
+        );
+    }
+    let ended = consumer.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
 }
 
 #[test]
@@ -238,6 +356,34 @@ fn mistakes_are_one_line_and_tell_usage_from_failure() {
         (ECHO, &["256.0.0.1:x"], 1, "cannot listen on 256.0.0.1:x"),
         (PING, &["127.0.0.1:1", "--count", "1"], 2, "--size is missing"),
         (STREAM, &["sideways"], 2, "sideways"),
+        (
+            RR,
+            &[
+                "client",
+                "127.0.0.1:1",
+                "--size",
+                "1",
+                "--count",
+                "1",
+                "--answer",
+                "2",
+            ],
+            2,
+            "as many as its request",
+        ),
+        (RR, &["client", "--size", "1"], 2, "ADDR:PORT is missing"),
+        (
+            POST,
+            &["client", "127.0.0.1:1", "--size", "1", "--count", "0"],
+            2,
+            "--count",
+        ),
+        (
+            REDIS,
+            &["producer", "127.0.0.1:1", "--size", "9", "--count", "1"],
+            2,
+            "--size",
+        ),
         (
             env!("CARGO_BIN_EXE_store"),
             &["127.0.0.1:0", "--dir", "/nonexistent"],

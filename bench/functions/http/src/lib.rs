@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /` | a line |
 //! | `POST /` | the request's body, as it comes |
+//! | `POST /length` | how many bytes the request's body has, in digits, when all of it was read |
 //! | `GET /env` | its variables, as JSON |
 //! | `GET /hold/MIB/MS` | a line, after it has kept MIB MiB of memory for MS milliseconds |
 //! | `GET /fetch?URL` | the answer of `URL` (http: or https:), or 502 and why there is none |
@@ -39,6 +40,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Function {
         match (request.method(), path) {
             (Method::Get, "/") => text(answer, 200, "hello from a function\n"),
             (Method::Post, "/") => stream(answer, 200, |output| copy_body(request.consume(), output)),
+            (Method::Post, "/length") => sized_text(answer, &length(request.consume()).to_string()),
             (Method::Get, "/env") => {
                 let variables: BTreeMap<String, String> = env::vars().collect();
                 text(answer, 200, &format!("{}\n", serde_json::json!(variables)));
@@ -96,6 +98,15 @@ fn text(answer: ResponseOutparam, status: u16, text: &str) {
     stream(answer, status, |output| write(output, text));
 }
 
+/// Answers with a line whose length the head says.
+fn sized_text(answer: ResponseOutparam, text: &str) {
+    let length = text.len().to_string().into_bytes();
+    let fields = Fields::from_list(&[("content-length".to_owned(), length)]).expect("a valid field");
+    respond(answer, OutgoingResponse::new(fields), |output| {
+        write(output, text)
+    });
+}
+
 fn write(output: &OutputStream, text: &str) {
     for piece in text.as_bytes().chunks(MAX_WRITE) {
         output
@@ -108,6 +119,10 @@ fn write(output: &OutputStream, text: &str) {
 fn stream(answer: ResponseOutparam, status: u16, write: impl FnOnce(&OutputStream)) {
     let response = OutgoingResponse::new(Fields::new());
     response.set_status_code(status).expect("a status code");
+    respond(answer, response, write);
+}
+
+fn respond(answer: ResponseOutparam, response: OutgoingResponse, write: impl FnOnce(&OutputStream)) {
     let body = response.body().expect("it was not taken before");
     ResponseOutparam::set(answer, Ok(response));
     let output = body.write().expect("it was not taken before");
@@ -115,6 +130,20 @@ fn stream(answer: ResponseOutparam, status: u16, write: impl FnOnce(&OutputStrea
     // A stream must be gone before its body ends.
     drop(output);
     OutgoingBody::finish(body, None).expect("the client takes the answer");
+}
+
+/// Reads a body to its end and counts its bytes.
+fn length(body: Result<IncomingBody, ()>) -> u64 {
+    let body = body.expect("it was not taken before");
+    let input = body.stream().expect("it was not taken before");
+    let mut length = 0;
+    loop {
+        match input.blocking_read(PIECE) {
+            Ok(piece) => length += piece.len() as u64,
+            Err(StreamError::Closed) => return length,
+            Err(StreamError::LastOperationFailed(error)) => panic!("{}", error.to_debug_string()),
+        }
+    }
 }
 
 fn copy_body(body: Result<IncomingBody, ()>, output: &OutputStream) {

@@ -1,10 +1,10 @@
 //! Percentiles of measured durations.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The distribution of durations, in microseconds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The median.
     pub p50_us: f64,
