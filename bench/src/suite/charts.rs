@@ -7,7 +7,7 @@ use super::workload::{Group, Metric, Workload};
 use crate::{report, stats};
 
 /// What is drawn: file, heading, group, figure, and what is upwards.
-const CHARTS: [(&str, &str, Group, Metric, &str); 3] = [
+const CHARTS: [(&str, &str, Group, Metric, &str); 6] = [
     (
         "rtt.svg",
         "Round trip by size of the message",
@@ -29,6 +29,27 @@ const CHARTS: [(&str, &str, Group, Metric, &str); 3] = [
         Metric::CpuCgroup,
         "processor time of both ends",
     ),
+    (
+        "fan-out.svg",
+        "One function gives 2 MB to each of several",
+        Group::FanOut,
+        Metric::Latency,
+        "until all have it",
+    ),
+    (
+        "fan-in.svg",
+        "Several functions give 2 MB each to one",
+        Group::FanIn,
+        Metric::Throughput,
+        "throughput of all",
+    ),
+    (
+        "connections.svg",
+        "Round trips of 64 B on several connections",
+        Group::Connections,
+        Metric::Rate,
+        "round trips of all",
+    ),
 ];
 
 /// The charts for which there are figures: file names and drawings.
@@ -37,6 +58,11 @@ pub fn of(results: &Results) -> Vec<(&'static str, String)> {
     let drawn = CHARTS.iter().filter_map(|(file, title, group, metric, y)| {
         let mut workloads = results.workloads();
         workloads.retain(|workload| workload.group == *group);
+        if group.is_of_degrees() {
+            // One line has one size.
+            let size = workloads.first().map(|workload| workload.size);
+            workloads.retain(|workload| Some(workload.size) == size);
+        }
         let chart = Chart {
             title: (*title).to_owned(),
             x: group.horizontal().to_owned(),
@@ -76,7 +102,11 @@ fn series(results: &Results, workloads: &[Workload], metric: Metric) -> Vec<Seri
 
 /// Where a workload is to the right, and its name there.
 fn place(workload: &Workload) -> (f64, String) {
-    (workload.size as f64, report::bytes(workload.size))
+    if workload.group.is_of_degrees() {
+        (workload.degree.into(), workload.degree.to_string())
+    } else {
+        (workload.size as f64, report::bytes(workload.size))
+    }
 }
 
 #[cfg(test)]

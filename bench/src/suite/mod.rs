@@ -7,7 +7,7 @@
 //! - [`peer`]: who runs the two ends, and what lies between them.
 //! - [`workload`]: what the ends do, and the figures that are taken.
 //! - [`plan`], [`amount`]: which workloads, with which peers, how much of each, and about how long it takes.
-//! - [`ends`]: the command lines of both ends, and what the client prints.
+//! - [`cast`], [`outcome`]: the command lines of a workload's functions, and what they print.
 //! - [`programs`]: the files that a run needs.
 //! - [`cpu`], [`machine`]: processor time, and where it was spent.
 //! - [`options`]: what a suite is asked for.
@@ -17,14 +17,15 @@
 //! - [`chart`], [`charts`]: its charts.
 
 pub mod amount;
+pub mod cast;
 pub mod chart;
 pub mod charts;
 pub mod cpu;
 pub mod document;
-pub mod ends;
 pub mod goals;
 pub mod machine;
 pub mod options;
+pub mod outcome;
 pub mod peer;
 pub mod plan;
 pub mod programs;
@@ -32,6 +33,7 @@ pub mod results;
 mod run;
 pub mod sections;
 mod stage;
+mod start;
 pub mod table;
 pub mod workload;
 

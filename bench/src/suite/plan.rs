@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::peer::Peer;
-use super::workload::{Group, Kind, Workload};
+use super::workload::{Group, Kind, Route, Workload};
 use crate::compare::Cpus;
 
 const KIB: u64 = 1 << 10;
@@ -18,6 +18,20 @@ const STREAM: [u64; 8] = [64, 256, KIB, 16 * KIB, 64 * KIB, MIB, 10 * MB, 100 * 
 
 /// Sizes of a quick run: those of the goals.
 const QUICK: [u64; 3] = [64, 64 * KIB, MIB];
+
+/// Sizes without NODELAY: where it makes a difference, and some more.
+const NODELAY_RTT: [u64; 4] = [64, KIB, 64 * KIB, MIB];
+const NODELAY_STREAM: [u64; 5] = [64, 256, KIB, 16 * KIB, 64 * KIB];
+
+/// Messages of the published tables.
+const TRANSFER: [u64; 3] = [2 * MB, 10 * MB, 100 * MB];
+
+/// Functions on the side of the many, with messages of 2 MB; and with larger ones.
+const DEGREES: [u16; 5] = [1, 2, 4, 8, 16];
+const DEGREE_OF_LARGE: u16 = 4;
+
+/// Connections at the same time.
+const CONNECTIONS: [u16; 4] = [1, 4, 16, 64];
 
 /// What a run costs beside the time in which it measures: starts, ends, and waiting for a port.
 const OVERHEAD: Duration = Duration::from_millis(150);
@@ -73,6 +87,15 @@ pub fn plan(groups: &[Group], peers: &[Peer], quick: bool) -> Vec<Entry> {
     entries.filter(|entry| !entry.peers.is_empty()).collect()
 }
 
+/// Functions on the side of the many, at most.
+#[must_use]
+pub fn most_functions(plan: &[Entry]) -> u16 {
+    let functions = plan
+        .iter()
+        .map(|entry| entry.workload.servers().max(entry.workload.clients()));
+    functions.max().unwrap_or(1)
+}
+
 /// About how long a plan takes, its first round included.
 #[must_use]
 pub fn estimate(plan: &[Entry], scale: Scale) -> Duration {
@@ -95,7 +118,10 @@ impl Group {
             Self::Rtt => each(Kind::Rtt, sizes(&RTT)),
             Self::Stream => each(Kind::Stream, sizes(&STREAM)),
             Self::Nodelay => {
-                let both = [each(Kind::Rtt, sizes(&RTT)), each(Kind::Stream, sizes(&STREAM))];
+                let both = [
+                    each(Kind::Rtt, sizes(&NODELAY_RTT)),
+                    each(Kind::Stream, sizes(&NODELAY_STREAM)),
+                ];
                 let without = |workload| Workload {
                     nodelay: false,
                     ..workload
@@ -108,15 +134,52 @@ impl Group {
                     ..Workload::new(self, Kind::Rtt, 64)
                 })
                 .to_vec(),
+            Self::Transfer => each(Kind::Transfer, if quick { &TRANSFER[..1] } else { &TRANSFER }),
+            Self::FanOut => self.many(Kind::FanOut, quick),
+            Self::FanIn => self.many(Kind::FanIn, quick),
+            Self::Connections => {
+                let degrees = if quick { &CONNECTIONS[1..2] } else { &CONNECTIONS };
+                degrees
+                    .iter()
+                    .map(|degree| Workload::new(self, Kind::Connections, 64).times(*degree))
+                    .collect()
+            }
+            Self::Connect => each(Kind::Connect, &[64]),
+            Self::Service => self.by(Route::Service),
+            Self::Remote => self.by(Route::Remote),
+            Self::Start => each(Kind::Start, &[8]),
         }
     }
 
+    fn many(self, kind: Kind, quick: bool) -> Vec<Workload> {
+        let of = |size, degree| Workload::new(self, kind, size).times(degree);
+        if quick {
+            return vec![of(TRANSFER[0], DEGREE_OF_LARGE)];
+        }
+        let small = DEGREES.map(|degree| of(TRANSFER[0], degree));
+        let large = TRANSFER[1..].iter().map(|size| of(*size, DEGREE_OF_LARGE));
+        small.into_iter().chain(large).collect()
+    }
+
+    fn by(self, route: Route) -> Vec<Workload> {
+        let kinds = [(Kind::Rtt, 64), (Kind::Rtt, 64 * KIB), (Kind::Stream, 64 * KIB)];
+        kinds
+            .map(|(kind, size)| Workload {
+                route,
+                ..Workload::new(self, kind, size)
+            })
+            .to_vec()
+    }
+
     /// Whether a peer has a part in the group.
-    const fn includes(self, peer: Peer) -> bool {
+    fn includes(self, peer: Peer) -> bool {
         match self {
             // WASI 0.2 has no such option.
             Self::Nodelay => !peer.is_wasm(),
-            Self::Rtt | Self::Stream | Self::Cpus => true,
+            // Between processes only.
+            Self::Service | Self::Remote => peer != Peer::Process,
+            Self::Start => matches!(peer, Peer::Stock | Peer::Off | Peer::Kernel | Peer::Rust),
+            _ => true,
         }
     }
 }
@@ -143,10 +206,8 @@ mod tests {
     fn guests_have_no_part_where_programs_decide() {
         let plan = plan(&[Group::Nodelay], &Peer::ALL, true);
         assert_eq!(plan.len(), 6);
-        assert!(
-            plan.iter()
-                .all(|entry| entry.peers == [Peer::Rust, Peer::RustKernel])
-        );
+        let native = |entry: &Entry| entry.peers.iter().all(|peer| !peer.is_wasm());
+        assert!(plan.iter().all(native));
         assert!(super::plan(&[Group::Nodelay], &[Peer::Stock], true).is_empty());
     }
 

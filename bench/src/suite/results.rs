@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use cwasi_client::protocol::Traffic;
 use serde::{Deserialize, Serialize};
 
-use super::ends::Figures;
 use super::machine::Machine;
+use super::outcome::Figures;
 use super::peer::Peer;
 use super::workload::{Metric, Workload};
 use crate::agent;

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::amount::Amount;
+use super::cast::Run;
 use super::machine::{self, Machine};
 use super::options::Options;
 use super::peer::{self, Peer};
@@ -10,9 +11,9 @@ use super::plan::{self, Entry, Scale};
 use super::programs::Programs;
 use super::results::{Results, Series};
 use super::stage::{Measured, Stage};
-use crate::agent::{self, Agent};
+use crate::agent;
 use crate::compare::Skipped;
-use crate::topology::{self, Topology};
+use crate::topology;
 use crate::{Error, Result, report};
 
 /// Label of the directories of this program's agent.
@@ -47,10 +48,7 @@ pub(super) fn run(programs: &Programs, options: &Options, command: &str) -> Resu
 
     agent::reap(LABEL)?;
     topology::reap()?;
-    let topology = Topology::create(&["server", "client"])?;
-    let agent = Agent::start(&programs.agent(), LABEL)?;
-    agent.require_acceleration()?;
-    let stage = Stage::new(programs, topology, agent, options.cpus)?;
+    let stage = Stage::new(programs, plan::most_functions(&plan), LABEL, options.cpus)?;
     let start = Instant::now();
     let turns = rounds(stage, &plan, scale)?;
 
@@ -102,7 +100,7 @@ impl Turn {
     fn new(entry: &Entry, peer: Peer) -> Self {
         Self {
             series: Series::new(entry.workload, peer),
-            amount: Amount::of(entry.workload.kind, entry.workload.size).first,
+            amount: Amount::of(&entry.workload).first,
             failed: None,
         }
     }
@@ -113,14 +111,20 @@ impl Turn {
             return Ok(());
         }
         let (workload, peer) = (self.series.workload, self.series.peer);
-        match stage.run(&workload, peer, self.amount) {
+        let run = Run {
+            amount: self.amount,
+            // The first round also compiles the guests and warms everything up.
+            verify: round == 0,
+        };
+        match stage.run(&workload, peer, run) {
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => self.failed = Some(error.to_string()),
-            // The first round compiles the guests, warms everything up and tells how much fits into a run.
-            Ok(Measured { each, .. }) if round == 0 => {
-                self.amount = Amount::of(workload.kind, workload.size).that_takes(scale.run, each);
+            Ok(Measured { outcome, traffic }) => {
+                self.amount = Amount::of(&workload).that_takes(scale.run, outcome.each);
+                if round > 0 {
+                    self.series.add(outcome.figures, &traffic);
+                }
             }
-            Ok(measured) => self.series.add(measured.figures, &measured.traffic),
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::peer::Peer;
 use super::results::Results;
 use super::table::{self, Table};
-use super::workload::{Group, Metric, Workload};
+use super::workload::{Group, Kind, Metric, Workload};
 use crate::compare::Skipped;
 
 /// A part of the report.
@@ -19,16 +19,26 @@ pub struct Section {
     pub tables: Vec<Table>,
 }
 
+/// What a table of a section shows.
+enum Show {
+    /// A figure of the workloads of a kind.
+    Figure(Kind, Metric, &'static str),
+    /// Peers in the kernel against the same code over plain TCP, in the workloads of a kind.
+    AgainstPlain(Kind),
+}
+
+/// The words of a section.
+struct Words {
+    title: &'static str,
+    text: &'static str,
+    charts: &'static [&'static str],
+    tables: &'static [Show],
+}
+
 /// The parts for which there are figures, in their order.
 #[must_use]
 pub fn of(results: &Results) -> Vec<Section> {
-    let mut sections: Vec<Section> = ORDER
-        .iter()
-        .filter_map(|group| {
-            let workloads = workloads(results, *group);
-            (!workloads.is_empty()).then(|| group.section(results, &workloads))
-        })
-        .collect();
+    let mut sections: Vec<Section> = ORDER.iter().filter_map(|group| group.section(results)).collect();
     sections.extend(left_out(
         "What was left out",
         "Not measured, and why.",
@@ -42,80 +52,205 @@ pub fn of(results: &Results) -> Vec<Section> {
     sections
 }
 
-const ORDER: [Group; 4] = [Group::Rtt, Group::Stream, Group::Nodelay, Group::Cpus];
-
-fn workloads(results: &Results, group: Group) -> Vec<Workload> {
-    let mut workloads = results.workloads();
-    workloads.retain(|workload| workload.group == group);
-    workloads
-}
+const ORDER: [Group; 12] = [
+    Group::Rtt,
+    Group::Stream,
+    Group::Transfer,
+    Group::FanOut,
+    Group::FanIn,
+    Group::Connections,
+    Group::Connect,
+    Group::Service,
+    Group::Remote,
+    Group::Nodelay,
+    Group::Cpus,
+    Group::Start,
+];
 
 impl Group {
-    fn section(self, results: &Results, workloads: &[Workload]) -> Section {
-        let table = |metric, caption: &str| Table::of(results, workloads, metric, caption);
+    fn section(self, results: &Results) -> Option<Section> {
+        let mut workloads = results.workloads();
+        workloads.retain(|workload| workload.group == self);
+        let words = self.words();
+        let tables = words.tables.iter().map(|show| show.table(results, &workloads));
+        (!workloads.is_empty()).then(|| Section {
+            title: words.title,
+            text: words.text.to_owned(),
+            charts: words.charts.to_vec(),
+            tables: tables.filter(|table| !table.rows.is_empty()).collect(),
+        })
+    }
+
+    const fn words(self) -> Words {
         match self {
-            Self::Rtt => Section {
+            Self::Rtt => Words {
                 title: "Round trips",
-                text: "A message is sent back before the next one is sent. A guest has no second thread to read with while it writes: \
-                       messages over 64 KiB go in pieces of which at most two are on their way, while native programs send \
-                       whole ones."
-                    .to_owned(),
-                charts: vec!["rtt.svg"],
-                tables: vec![
-                    table(Metric::RttP50, "Median round trip by size of the message"),
-                    table(Metric::RttP99, "99th percentile"),
-                    against_plain(results, workloads),
+                text: "A message is sent back, whole, before the next one is sent.",
+                charts: &["rtt.svg"],
+                tables: &[
+                    Show::Figure(
+                        Kind::Rtt,
+                        Metric::RttP50,
+                        "Median round trip by size of the message",
+                    ),
+                    Show::Figure(Kind::Rtt, Metric::RttP99, "99th percentile"),
+                    Show::AgainstPlain(Kind::Rtt),
                 ],
             },
-            Self::Stream => Section {
+            Self::Stream => Words {
                 title: "Streams",
-                text: "Bytes in one direction, until the receiver has acknowledged all of them, by size of the write. Guests make up every \
-                       byte and check it; native programs do neither. Processor time is that of both ends, starts included: by rusage and by \
-                       cgroup, which see no soft interrupts and no kernel workers, and of the whole machine, which sees them and \
-                       everything else."
-                    .to_owned(),
-                charts: vec!["stream.svg", "cpu.svg"],
-                tables: vec![
-                    table(Metric::Throughput, "Throughput"),
-                    against_plain(results, workloads),
-                    table(Metric::CpuRusage, "Processor seconds per GB, rusage"),
-                    table(Metric::CpuCgroup, "Processor seconds per GB, cgroups"),
-                    table(Metric::CpuMachine, "Processor seconds per GB, machine"),
+                text: "Bytes in one direction, until the receiver has acknowledged all of them, by size of the write. Guests make up \
+                       every byte and check it; native programs do neither. Processor time is that of both ends, starts included: by \
+                       rusage and by cgroup, which see no soft interrupts and no kernel workers, and of the whole machine, which sees \
+                       them and everything else.",
+                charts: &["stream.svg", "cpu.svg"],
+                tables: &[
+                    Show::Figure(Kind::Stream, Metric::Throughput, "Throughput"),
+                    Show::AgainstPlain(Kind::Stream),
+                    Show::Figure(
+                        Kind::Stream,
+                        Metric::CpuRusage,
+                        "Processor seconds per GB, rusage",
+                    ),
+                    Show::Figure(
+                        Kind::Stream,
+                        Metric::CpuCgroup,
+                        "Processor seconds per GB, cgroups",
+                    ),
+                    Show::Figure(
+                        Kind::Stream,
+                        Metric::CpuMachine,
+                        "Processor seconds per GB, machine",
+                    ),
                 ],
             },
-            Self::Nodelay => {
-                let of = |metric: Metric| -> Vec<Workload> {
-                    let kind = |workload: &&Workload| workload.kind.metric() == metric;
-                    workloads.iter().filter(kind).copied().collect()
-                };
-                let (rtt, stream) = (of(Metric::RttP50), of(Metric::Throughput));
-                Section {
-                    title: "Without TCP_NODELAY",
-                    text: "WASI 0.2 has no such option: cwasi's host always sets it, a stock host never does. Native programs \
-                           choose; everywhere else in this report they set it, here they do not."
-                        .to_owned(),
-                    charts: Vec::new(),
-                    tables: vec![
-                        Table::of(results, &rtt, Metric::RttP50, "Median round trip"),
-                        against_plain(results, &rtt),
-                        Table::of(results, &stream, Metric::Throughput, "Throughput"),
-                        against_plain(results, &stream),
-                    ],
-                }
-            }
-            Self::Cpus => Section {
+            Self::Transfer => Words {
+                title: "Messages from one function to the next",
+                text: "Each message is in one buffer of the sender, and acknowledged by one byte when the receiver has all of it in one \
+                       of its own.",
+                charts: &[],
+                tables: &[
+                    Show::Figure(Kind::Transfer, Metric::Latency, "Median time of a message"),
+                    Show::Figure(Kind::Transfer, Metric::Throughput, "Throughput"),
+                    Show::AgainstPlain(Kind::Transfer),
+                ],
+            },
+            Self::FanOut => Words {
+                title: "Fan-out",
+                text: "One function gives a message to each of several, which all have one connection to it; the next round \
+                       begins when all have acknowledged.",
+                charts: &["fan-out.svg"],
+                tables: &[
+                    Show::Figure(
+                        Kind::FanOut,
+                        Metric::Latency,
+                        "Median time until all have their message",
+                    ),
+                    Show::Figure(Kind::FanOut, Metric::Rate, "Messages per second"),
+                    Show::AgainstPlain(Kind::FanOut),
+                ],
+            },
+            Self::FanIn => Words {
+                title: "Fan-in",
+                text: "Several functions give messages to one, each on a connection of its own and the next one when the last is \
+                       acknowledged.",
+                charts: &["fan-in.svg"],
+                tables: &[
+                    Show::Figure(Kind::FanIn, Metric::Latency, "Median time of a message"),
+                    Show::Figure(Kind::FanIn, Metric::Rate, "Messages per second, of all senders"),
+                    Show::Figure(Kind::FanIn, Metric::Throughput, "Throughput of all senders"),
+                    Show::AgainstPlain(Kind::FanIn),
+                ],
+            },
+            Self::Connections => Words {
+                title: "Many connections",
+                text: "Round trips of 64 B between two functions, one on its way on each of several connections.",
+                charts: &["connections.svg"],
+                tables: &[
+                    Show::Figure(
+                        Kind::Connections,
+                        Metric::Rate,
+                        "Round trips per second, by connections",
+                    ),
+                    Show::Figure(
+                        Kind::Connections,
+                        Metric::RttP50,
+                        "Median round trip, by connections",
+                    ),
+                    Show::AgainstPlain(Kind::Connections),
+                ],
+            },
+            Self::Connect => Words {
+                title: "Connections of one request",
+                text: "Connect, one round trip of 64 B, and the server closes.",
+                charts: &[],
+                tables: &[
+                    Show::Figure(Kind::Connect, Metric::Rate, "Connections per second"),
+                    Show::Figure(Kind::Connect, Metric::RttP50, "Median time of each"),
+                    Show::AgainstPlain(Kind::Connect),
+                ],
+            },
+            Self::Service => Words {
+                title: "By a Service address",
+                text: "The client connects to an address that the node translates into the server's, as kube-proxy does.",
+                charts: &[],
+                tables: ROUTED,
+            },
+            Self::Remote => Words {
+                title: "Another node",
+                text: "The server is behind a router, on another node, where there is no agent: nothing can be redirected.",
+                charts: &[],
+                tables: ROUTED,
+            },
+            Self::Nodelay => Words {
+                title: "Without TCP_NODELAY",
+                text: "WASI 0.2 has no such option: cwasi's host always sets it, a stock host never does. Native programs choose; \
+                       everywhere else in this report they set it, here they do not.",
+                charts: &[],
+                tables: ROUTED,
+            },
+            Self::Cpus => Words {
                 title: "Processors",
-                text: "The same round trip with the ends on one processor each, and on the same one. Left to the scheduler they are now the one \
-                       and now the other."
-                    .to_owned(),
-                charts: Vec::new(),
-                tables: vec![table(Metric::RttP50, "Median round trip")],
+                text: "The same round trip with the ends on one processor each, and on the same one. Left to the scheduler they \
+                       are now the one and now the other.",
+                charts: &[],
+                tables: &[
+                    Show::Figure(Kind::Rtt, Metric::RttP50, "Median round trip"),
+                    Show::AgainstPlain(Kind::Rtt),
+                ],
+            },
+            Self::Start => Words {
+                title: "Start",
+                text: "From the start of a process to the first answer of the function in it, as a client sees it that tries again \
+                       every 0.2 ms. Guests were compiled before.",
+                charts: &[],
+                tables: &[Show::Figure(Kind::Start, Metric::Start, "Start to first answer")],
             },
         }
     }
 }
 
-/// Peers in the kernel against the same code over plain TCP.
+/// Round trips and streams.
+const ROUTED: &[Show] = &[
+    Show::Figure(Kind::Rtt, Metric::RttP50, "Median round trip"),
+    Show::AgainstPlain(Kind::Rtt),
+    Show::Figure(Kind::Stream, Metric::Throughput, "Throughput of a stream"),
+    Show::AgainstPlain(Kind::Stream),
+];
+
+impl Show {
+    fn table(&self, results: &Results, workloads: &[Workload]) -> Table {
+        let of = |kind: Kind| -> Vec<Workload> {
+            let chosen = workloads.iter().filter(|workload| workload.kind == kind);
+            chosen.copied().collect()
+        };
+        match self {
+            Self::Figure(kind, metric, caption) => Table::of(results, &of(*kind), *metric, caption),
+            Self::AgainstPlain(kind) => against_plain(results, &of(*kind)),
+        }
+    }
+}
+
 fn against_plain(results: &Results, workloads: &[Workload]) -> Table {
     let mut header = vec!["in the kernel / plain TCP".to_owned()];
     header.extend(workloads.iter().map(Workload::column));
@@ -133,8 +268,11 @@ fn against_plain(results: &Results, workloads: &[Workload]) -> Table {
             .chain(cells)
             .collect()
     };
+    let of = workloads
+        .first()
+        .map_or("", |workload| workload.kind.metric().phrase());
     Table {
-        caption: "The same code, in the kernel against plain TCP (ratio)".to_owned(),
+        caption: format!("{of} in the kernel, over that of the same code by plain TCP (ratio)"),
         header,
         rows: pairs.map(row).collect(),
     }
@@ -161,6 +299,8 @@ fn left_out(title: &'static str, text: &str, what: &[Skipped]) -> Option<Section
 mod tests {
     use clap::ValueEnum;
 
+    use super::super::plan;
+    use super::super::results::tests::{sample, series};
     use super::*;
 
     #[test]
@@ -168,5 +308,29 @@ mod tests {
         let groups = Group::value_variants();
         assert_eq!(ORDER.len(), groups.len());
         assert!(groups.iter().all(|group| ORDER.contains(group)));
+    }
+
+    #[test]
+    fn every_workload_is_in_a_table_of_its_section() {
+        let mut results = sample();
+        results.series.clear();
+        for entry in plan::plan(Group::value_variants(), &Peer::ALL, false) {
+            let rounds = [1.0, 2.0];
+            let of_peer = |peer: &Peer| series(entry.workload, *peer, rounds);
+            results.series.extend(entry.peers.iter().map(of_peer));
+        }
+        let sections = of(&results);
+        for group in ORDER {
+            let words = group.words();
+            let section = sections.iter().find(|section| section.title == words.title);
+            let section = section.unwrap_or_else(|| panic!("{group:?}"));
+            let columns: Vec<&String> = section.tables.iter().flat_map(|table| &table.header).collect();
+            for workload in results.workloads() {
+                assert!(
+                    workload.group != group || columns.contains(&&workload.column()),
+                    "{workload:?}"
+                );
+            }
+        }
     }
 }

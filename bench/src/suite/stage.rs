@@ -2,30 +2,32 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cwasi_client::protocol::Traffic;
 use tempfile::TempDir;
 
-use super::cpu::Meter;
-use super::ends::{self, End, Ends, Figures};
+use super::cast::{Cast, Role, Run};
+use super::cpu::{Meter, Reading};
+use super::outcome::Outcome;
 use super::peer::{Host, Peer};
 use super::programs::Programs;
-use super::workload::{Kind, Metric, Workload};
+use super::start;
+use super::workload::{Kind, Metric, Route, Workload};
 use crate::agent::Agent;
 use crate::compare::Cpus;
 use crate::error::IoContext;
 use crate::process::Process;
-use crate::topology::{Pod, Topology};
+use crate::topology::{Pod, Service, Topology};
 use crate::{Error, Result};
 
 /// How long a server may take to be compiled and to listen.
 const LISTEN: Duration = Duration::from_secs(30);
 
-/// How long a client may take.
-const CLIENT: Duration = Duration::from_secs(60);
+/// How long all clients of a run may take.
+const CLIENTS: Duration = Duration::from_secs(60);
 
-/// How long a server may take to end after its client.
+/// How long a server may take to end after its clients.
 const END: Duration = Duration::from_secs(10);
 
 /// First port of the servers.
@@ -46,17 +48,28 @@ pub(super) struct Stage<'a> {
     runs: u16,
 }
 
-/// What a run measured.
+/// What a run measured, and what its functions sent.
 pub(super) struct Measured {
-    pub(super) figures: Figures,
-    /// Seconds that one of the amount takes.
-    pub(super) each: f64,
-    /// What was sent, as the agent counted it.
+    pub(super) outcome: Outcome,
     pub(super) traffic: Traffic,
 }
 
+/// Where servers listen and clients find them: as many as there are servers.
+struct Addresses {
+    port: u16,
+    listen: Vec<String>,
+    dial: Vec<String>,
+}
+
 impl<'a> Stage<'a> {
-    pub(super) fn new(programs: &'a Programs, topology: Topology, agent: Agent, cpus: Cpus) -> Result<Self> {
+    /// Makes pods for `functions` on one side and one on the other, and starts an agent.
+    pub(super) fn new(programs: &'a Programs, functions: u16, label: &str, cpus: Cpus) -> Result<Self> {
+        let mut names = vec!["one".to_owned()];
+        names.extend((0..functions).map(|number| format!("many{number}")));
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let topology = Topology::create(&names)?;
+        let agent = Agent::start(&programs.agent(), label)?;
+        agent.require_acceleration()?;
         Ok(Self {
             topology,
             agent,
@@ -69,35 +82,14 @@ impl<'a> Stage<'a> {
     }
 
     /// Runs a workload once.
-    pub(super) fn run(&mut self, workload: &Workload, peer: Peer, amount: u64) -> Result<Measured> {
-        let [server_pod, client_pod] = self.topology.pods() else {
-            unreachable!("the suite has two pods");
-        };
-        let port = FIRST_PORT + self.runs % PORTS;
-        self.runs = self.runs.wrapping_add(1);
-        let address = SocketAddr::from((server_pod.v4, port));
-        let [server_cpu, client_cpu] = workload.cpus.unwrap_or(self.cpus).pair()?;
-        let ends = Ends::of(workload, peer, address, amount);
-
+    pub(super) fn run(&mut self, workload: &Workload, peer: Peer, run: Run) -> Result<Measured> {
+        let addresses = self.addresses(workload, peer)?;
         let before = self.agent.status()?.traffic;
-        let begin = self.meter.read()?;
-        let stdout = if peer == Peer::Process {
-            // Wherever both may be, one process has the same choice.
-            let cpu = server_cpu.filter(|cpu| client_cpu == Some(*cpu));
-            let mut both = self.command(peer, &ends.server, server_pod);
-            both.arg("--").arg(self.programs.guest(ends.client.program));
-            both.args(&ends.client.args);
-            self.spawn(&both, server_pod, cpu)?.wait(CLIENT)?
+        let outcome = if workload.kind == Kind::Start {
+            self.start(peer, &addresses)?
         } else {
-            let server = self.command(peer, &ends.server, server_pod);
-            let mut server = self.spawn(&server, server_pod, server_cpu)?;
-            server.wait_listening(server_pod.netns(), port, LISTEN)?;
-            let client = self.command(peer, &ends.client, client_pod);
-            let stdout = self.spawn(&client, client_pod, client_cpu)?.wait(CLIENT)?;
-            server.wait(END)?;
-            stdout
+            self.play(workload, peer, run, &addresses)?
         };
-        let used = self.meter.read()?.since(begin);
         let traffic = sent(&before, &self.agent.status()?.traffic);
         if !peer.redirected() && traffic.redirect_bytes != 0 {
             return Err(Error::Data(format!(
@@ -106,32 +98,134 @@ impl<'a> Stage<'a> {
                 peer.name()
             )));
         }
+        Ok(Measured { outcome, traffic })
+    }
 
-        let (mut figures, each) = ends::result(workload.kind, &stdout)?;
+    /// Starts every function, and reads what they measured.
+    fn play(&self, workload: &Workload, peer: Peer, run: Run, addresses: &Addresses) -> Result<Outcome> {
+        let cast = workload.cast(&addresses.listen, &addresses.dial, run);
+        let begin = self.meter.read()?;
+        let stdout = if peer == Peer::Process {
+            self.in_one_process(workload, peer, &cast)?
+        } else {
+            self.in_pods(workload, peer, &cast, addresses)?
+        };
+        let used = self.meter.read()?.since(begin);
+        let mut outcome = Outcome::read(workload, run, &stdout)?;
         if workload.kind == Kind::Stream {
-            let gigabytes = amount as f64 / 1e9;
-            let per_gigabyte = |used: Duration| used.as_secs_f64() / gigabytes;
-            figures.extend([
-                (Metric::CpuRusage, per_gigabyte(used.rusage)),
-                (Metric::CpuCgroup, per_gigabyte(used.cgroup)),
-                (Metric::CpuMachine, per_gigabyte(used.machine)),
-            ]);
+            outcome.figures.extend(per_gigabyte(used, run.amount));
         }
-        Ok(Measured {
-            figures,
-            each,
-            traffic,
+        Ok(outcome)
+    }
+
+    fn in_pods(&self, workload: &Workload, peer: Peer, cast: &Cast, addresses: &Addresses) -> Result<String> {
+        let [server_cpu, client_cpu] = workload.cpus.unwrap_or(self.cpus).pair()?;
+        let mut servers = Vec::new();
+        for (number, role) in cast.servers.iter().enumerate() {
+            let pod = self.pod(workload, Side::Server, number);
+            let mut server = self.spawn(&self.command(peer, role, pod), pod, server_cpu)?;
+            server.wait_listening(pod.netns(), addresses.port, LISTEN)?;
+            servers.push(server);
+        }
+        let mut clients = Vec::new();
+        for (number, role) in cast.clients.iter().enumerate() {
+            let pod = self.pod(workload, Side::Client, number);
+            clients.push(self.spawn(&self.command(peer, role, pod), pod, client_cpu)?);
+        }
+        let deadline = Instant::now() + CLIENTS;
+        let mut stdout = String::new();
+        for client in clients {
+            stdout += &client.wait(deadline.saturating_duration_since(Instant::now()))?;
+        }
+        for server in servers {
+            stdout += &server.wait(END)?;
+        }
+        Ok(stdout)
+    }
+
+    fn in_one_process(&self, workload: &Workload, peer: Peer, cast: &Cast) -> Result<String> {
+        let [server_cpu, client_cpu] = workload.cpus.unwrap_or(self.cpus).pair()?;
+        // Where each may have a processor of its own, one process may be on either.
+        let cpu = server_cpu.filter(|cpu| client_cpu == Some(*cpu));
+        let pod = self.pod(workload, Side::Server, 0);
+        let (first, others) = cast.servers.split_first().expect("a workload has a server");
+        let mut all = self.command(peer, first, pod);
+        for role in others.iter().chain(&cast.clients) {
+            all.arg("--")
+                .arg(self.programs.guest(role.program))
+                .args(&role.args);
+        }
+        self.spawn(&all, pod, cpu)?.wait(CLIENTS)
+    }
+
+    /// A function from its start until it answers.
+    fn start(&self, peer: Peer, addresses: &Addresses) -> Result<Outcome> {
+        let pod = &self.topology.pods()[0];
+        let role = start::role(peer.host(), &addresses.listen[0]);
+        let command = self.command(peer, &role, pod);
+        let address = SocketAddr::from((pod.v4, addresses.port));
+        let begin = Instant::now();
+        // Not metered: a shell before it would count.
+        let server = Process::spawn(&mut { command }, Some(pod.netns()))?;
+        let took = start::first_answer(self.topology.pods()[1].netns(), address, begin)?;
+        server.stop()?;
+        Ok(Outcome {
+            figures: [(Metric::Start, took.as_secs_f64() * 1e3)].into(),
+            each: took.as_secs_f64(),
         })
     }
 
-    /// The command of one end, with what the peer asks for.
-    fn command(&self, peer: Peer, end: &End, pod: &Pod) -> Command {
+    /// Another port in every run.
+    fn addresses(&mut self, workload: &Workload, peer: Peer) -> Result<Addresses> {
+        let run = self.runs;
+        self.runs = self.runs.wrapping_add(1);
+        let port = FIRST_PORT + run % PORTS;
+        let mut addresses = Addresses {
+            port,
+            listen: Vec::new(),
+            dial: Vec::new(),
+        };
+        for number in 0..usize::from(workload.servers()) {
+            // Functions of one process share its pod's address.
+            let (pod, port) = if peer == Peer::Process {
+                let offset = u16::try_from(number).unwrap_or_default();
+                (&self.topology.pods()[0], port + PORTS * offset)
+            } else {
+                (self.pod(workload, Side::Server, number), port)
+            };
+            let listen = SocketAddr::from((pod.v4, port));
+            let dial = match workload.route {
+                Route::Pod | Route::Remote => listen,
+                Route::Service => {
+                    let service = Service::v4(10, port);
+                    self.topology.expose(service, listen)?;
+                    service.address()
+                }
+            };
+            addresses.listen.push(listen.to_string());
+            addresses.dial.push(dial.to_string());
+        }
+        Ok(addresses)
+    }
+
+    /// The pod of a function: the only one of its side has the first, the others have one each.
+    fn pod(&self, workload: &Workload, side: Side, number: usize) -> &Pod {
+        let pods = self.topology.pods();
+        let only = match workload.kind {
+            Kind::FanOut => Side::Client,
+            _ => Side::Server,
+        };
+        if side == only { &pods[0] } else { &pods[1 + number] }
+    }
+
+    /// The command of a function, with what the peer asks for.
+    fn command(&self, peer: Peer, role: &Role, pod: &Pod) -> Command {
         let mut command = Command::new(self.programs.host(peer.host()));
         match peer.host() {
             Host::Rust => {
-                command.arg(end.program).args(&end.args);
+                command.arg(role.program).args(&role.args);
                 if peer.enrolled() {
-                    return self.agent.exec(end.program, pod.netns(), &command);
+                    return self.agent.exec(role.program, pod.netns(), &command);
                 }
                 return command;
             }
@@ -150,8 +244,8 @@ impl<'a> Stage<'a> {
         command
             .arg("--netns")
             .arg(pod.netns())
-            .arg(self.programs.guest(end.program))
-            .args(&end.args);
+            .arg(self.programs.guest(role.program))
+            .args(&role.args);
         command
     }
 
@@ -159,6 +253,23 @@ impl<'a> Stage<'a> {
         Process::spawn_on(&mut self.meter.metered(command), Some(pod.netns()), cpu)
             .map(|process| process.named(command))
     }
+}
+
+/// Which end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Server,
+    Client,
+}
+
+fn per_gigabyte(used: Reading, bytes: u64) -> [(Metric, f64); 3] {
+    let gigabytes = bytes as f64 / 1e9;
+    [
+        (Metric::CpuRusage, used.rusage),
+        (Metric::CpuCgroup, used.cgroup),
+        (Metric::CpuMachine, used.machine),
+    ]
+    .map(|(metric, used)| (metric, used.as_secs_f64() / gigabytes))
 }
 
 /// What functions sent between two readings.

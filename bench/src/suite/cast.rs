@@ -1,0 +1,200 @@
+//! Who takes part in a workload: the command line of each function.
+//!
+//! Guests and native programs take the same words. Each client prints its result on stdout as a JSON object in a line of its own;
+//! so does the server of a fan-in.
+
+use super::workload::{Kind, Workload};
+
+/// A program and its arguments, as every host runs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    /// The guest, or the subcommand of a native program.
+    pub program: &'static str,
+    /// Its arguments.
+    pub args: Vec<String>,
+}
+
+/// The functions of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cast {
+    /// They listen, and end after their last connection. As many as there are addresses.
+    pub servers: Vec<Role>,
+    /// They print results, and end by themselves.
+    pub clients: Vec<Role>,
+}
+
+/// How much a run does, and how thoroughly it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Requests of each connection, or bytes of a stream.
+    pub amount: u64,
+    /// Whether each byte is compared, at any cost in speed.
+    pub verify: bool,
+}
+
+impl Role {
+    fn new(program: &'static str, args: impl IntoIterator<Item = impl ToString>) -> Self {
+        Self {
+            program,
+            args: args.into_iter().map(|word| word.to_string()).collect(),
+        }
+    }
+
+    fn option(mut self, name: &str, value: u64) -> Self {
+        self.args.extend([format!("--{name}"), value.to_string()]);
+        self
+    }
+
+    fn flag(mut self, name: &str, set: bool) -> Self {
+        self.args.extend(set.then(|| format!("--{name}")));
+        self
+    }
+}
+
+impl Workload {
+    /// How many servers it has.
+    #[must_use]
+    pub const fn servers(&self) -> u16 {
+        match self.kind {
+            Kind::FanOut => self.degree,
+            _ => 1,
+        }
+    }
+
+    /// How many clients.
+    #[must_use]
+    pub const fn clients(&self) -> u16 {
+        match self.kind {
+            Kind::FanIn => self.degree,
+            _ => 1,
+        }
+    }
+
+    /// Its functions, which listen at `listen` and are called at `dial`: as many addresses as there are servers.
+    #[must_use]
+    pub fn cast(&self, listen: &[String], dial: &[String], run: Run) -> Cast {
+        if self.kind == Kind::Stream {
+            return self.stream(&listen[0], &dial[0], run);
+        }
+        let serve = |address: &String| {
+            Role::new("rr", ["serve", address])
+                .option("connections", self.connections(run))
+                .option("together", u64::from(self.clients()))
+                .flag("report", self.kind == Kind::FanIn)
+                .flag("verify", run.verify)
+                .flag("nodelay", self.nodelay)
+        };
+        let call = ["client"].into_iter().chain(dial.iter().map(String::as_str));
+        let answer = match self.kind {
+            Kind::Transfer | Kind::FanOut | Kind::FanIn => 1,
+            _ => self.size,
+        };
+        let client = Role::new("rr", call)
+            .option("size", self.size)
+            .option("answer", answer)
+            .option("count", run.amount)
+            // The first messages of a connection go by TCP also where others do not.
+            .option("warmup", (run.amount / 20).clamp(1, 200))
+            .option(
+                "connections",
+                match self.kind {
+                    Kind::Connections => u64::from(self.degree),
+                    _ => 1,
+                },
+            )
+            .flag("rounds", self.kind == Kind::FanOut)
+            .flag("fresh", self.kind == Kind::Connect)
+            .flag("verify", run.verify)
+            .flag("nodelay", self.nodelay);
+        Cast {
+            servers: listen.iter().map(serve).collect(),
+            clients: vec![client; self.clients().into()],
+        }
+    }
+
+    /// Connections that a server sees in a run.
+    fn connections(&self, run: Run) -> u64 {
+        match self.kind {
+            Kind::Connections | Kind::FanIn => u64::from(self.degree),
+            Kind::Connect => run.amount + (run.amount / 20).clamp(1, 200),
+            _ => 1,
+        }
+    }
+
+    fn stream(&self, listen: &str, dial: &str, run: Run) -> Cast {
+        let source = Role::new("stream", ["source", dial])
+            .option("size", self.size)
+            .option("bytes", run.amount)
+            .flag("nodelay", self.nodelay);
+        let sink = Role::new("stream", ["sink", listen]).option("connections", 1);
+        Cast {
+            servers: vec![sink],
+            clients: vec![source],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::workload::Group;
+    use super::*;
+
+    const RUN: Run = Run {
+        amount: 1000,
+        verify: false,
+    };
+
+    fn words(role: &Role) -> String {
+        format!("{} {}", role.program, role.args.join(" "))
+    }
+
+    fn addresses(count: u16) -> Vec<String> {
+        (0..count).map(|number| format!("10.0.0.{number}:70")).collect()
+    }
+
+    #[test]
+    fn a_round_trip_has_one_of_each() {
+        let workload = Workload::new(Group::Rtt, Kind::Rtt, 64);
+        let cast = workload.cast(&addresses(1), &addresses(1), RUN);
+        assert_eq!(
+            cast.servers.iter().map(words).collect::<Vec<_>>(),
+            ["rr serve 10.0.0.0:70 --connections 1 --together 1 --nodelay"]
+        );
+        assert_eq!(
+            cast.clients.iter().map(words).collect::<Vec<_>>(),
+            [
+                "rr client 10.0.0.0:70 --size 64 --answer 64 --count 1000 --warmup 50 --connections 1 --nodelay"
+            ]
+        );
+    }
+
+    #[test]
+    fn one_calls_many_and_many_call_one() {
+        let out = Workload::new(Group::FanOut, Kind::FanOut, 2000).times(3);
+        let cast = out.cast(&addresses(3), &addresses(3), RUN);
+        assert_eq!((cast.servers.len(), cast.clients.len()), (3, 1));
+        let client = words(&cast.clients[0]);
+        assert!(
+            client.starts_with("rr client 10.0.0.0:70 10.0.0.1:70 10.0.0.2:70 --size 2000 --answer 1 ")
+                && client.contains("--rounds"),
+            "{client}"
+        );
+
+        let many = Workload::new(Group::FanIn, Kind::FanIn, 2000).times(3);
+        let cast = many.cast(&addresses(1), &addresses(1), RUN);
+        assert_eq!((cast.servers.len(), cast.clients.len()), (1, 3));
+        let server = words(&cast.servers[0]);
+        assert!(
+            server.contains("--connections 3 --together 3 --report"),
+            "{server}"
+        );
+    }
+
+    #[test]
+    fn a_server_sees_as_many_connections_as_are_made() {
+        let connections = |kind| Workload::new(Group::Connect, kind, 64).times(8).connections(RUN);
+        assert_eq!(connections(Kind::Connect), 1050);
+        assert_eq!(connections(Kind::Connections), 8);
+        assert_eq!(connections(Kind::Rtt), 1);
+    }
+}
