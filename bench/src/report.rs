@@ -75,11 +75,11 @@ pub fn number(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// A size in bytes with a unit of which it is a whole number: a binary one, or from 10⁷ bytes on a decimal one.
+/// A size in bytes with a unit of which it is a whole number: a binary one, or from 10⁶ bytes on a decimal one.
 #[must_use]
 pub fn bytes(size: u64) -> String {
     match size {
-        mb if mb >= 10_000_000 && mb % 1_000_000 == 0 => format!("{} MB", mb / 1_000_000),
+        mb if mb >= 1_000_000 && mb % 1_000_000 == 0 => format!("{} MB", mb / 1_000_000),
         mib if mib >= 1 << 20 && mib % (1 << 20) == 0 => format!("{} MiB", mib >> 20),
         kib if kib >= 1 << 10 && kib % (1 << 10) == 0 => format!("{} KiB", kib >> 10),
         _ => format!("{size} B"),

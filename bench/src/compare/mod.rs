@@ -8,7 +8,7 @@ mod args;
 mod http;
 mod mode;
 mod native;
-mod redis;
+pub(crate) mod redis;
 mod results;
 mod run;
 mod settle;

@@ -36,26 +36,7 @@ impl Workload for Redis {
     }
 
     fn server(&self, address: SocketAddr, _verify: bool) -> Result<Command> {
-        let mut command = tool::command("redis-server");
-        // Nothing is written to disk, which would be measured too.
-        command
-            .args([
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--protected-mode",
-                "no",
-                "--daemonize",
-                "no",
-            ])
-            .args([
-                "--bind",
-                &address.ip().to_string(),
-                "--port",
-                &address.port().to_string(),
-            ]);
-        Ok(command)
+        Ok(server(address))
     }
 
     fn client(&self, address: SocketAddr, _verify: bool) -> Command {
@@ -78,6 +59,30 @@ impl Workload for Redis {
             .map(|request| rate(stdout, request))
             .collect()
     }
+}
+
+/// A Redis of one's own.
+pub(crate) fn server(address: SocketAddr) -> Command {
+    let mut command = tool::command("redis-server");
+    // Nothing is written to disk, which would be measured too.
+    command
+        .args([
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--protected-mode",
+            "no",
+            "--daemonize",
+            "no",
+        ])
+        .args([
+            "--bind",
+            &address.ip().to_string(),
+            "--port",
+            &address.port().to_string(),
+        ]);
+    command
 }
 
 /// The rate of a request in CSV lines such as `"SET","123.45","0.1"…`.

@@ -3,6 +3,7 @@
 //! Guests and native programs take the same words. Each client prints its result on stdout as a JSON object in a line of its own;
 //! so does the server of a fan-in.
 
+use super::peer::Carrier;
 use super::workload::{Kind, Workload};
 
 /// A program and its arguments, as every host runs it.
@@ -17,7 +18,8 @@ pub struct Role {
 /// The functions of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cast {
-    /// They listen, and end after their last connection. As many as there are addresses.
+    /// They listen, unless what they wait for comes through another program, and end after their last connection or message. As
+    /// many as there are addresses.
     pub servers: Vec<Role>,
     /// They print results, and end by themselves.
     pub clients: Vec<Role>,
@@ -30,6 +32,13 @@ pub struct Run {
     pub amount: u64,
     /// Whether each byte is compared, at any cost in speed.
     pub verify: bool,
+}
+
+impl Run {
+    /// Requests before those that are measured: the first ones of a connection go by TCP also where others do not.
+    fn warmup(self) -> u64 {
+        (self.amount / 20).clamp(1, 200)
+    }
 }
 
 impl Role {
@@ -72,10 +81,16 @@ impl Workload {
 
     /// Its functions, which listen at `listen` and are called at `dial`: as many addresses as there are servers.
     #[must_use]
-    pub fn cast(&self, listen: &[String], dial: &[String], run: Run) -> Cast {
-        if self.kind == Kind::Stream {
-            return self.stream(&listen[0], &dial[0], run);
+    pub fn cast(&self, carrier: Carrier, listen: &[String], dial: &[String], run: Run) -> Cast {
+        match carrier {
+            Carrier::Redis => self.by_redis(&dial[0], run),
+            Carrier::Http => self.by_http(&listen[0], &dial[0], run),
+            Carrier::Connection if self.kind == Kind::Stream => self.stream(&listen[0], &dial[0], run),
+            Carrier::Connection => self.requests(listen, dial, run),
         }
+    }
+
+    fn requests(&self, listen: &[String], dial: &[String], run: Run) -> Cast {
         let serve = |address: &String| {
             Role::new("rr", ["serve", address])
                 .option("connections", self.connections(run))
@@ -93,8 +108,7 @@ impl Workload {
             .option("size", self.size)
             .option("answer", answer)
             .option("count", run.amount)
-            // The first messages of a connection go by TCP also where others do not.
-            .option("warmup", (run.amount / 20).clamp(1, 200))
+            .option("warmup", run.warmup())
             .option(
                 "connections",
                 match self.kind {
@@ -116,8 +130,32 @@ impl Workload {
     fn connections(&self, run: Run) -> u64 {
         match self.kind {
             Kind::Connections | Kind::FanIn => u64::from(self.degree),
-            Kind::Connect => run.amount + (run.amount / 20).clamp(1, 200),
+            Kind::Connect => run.amount + run.warmup(),
             _ => 1,
+        }
+    }
+
+    /// Both ends are clients of Redis at `broker`.
+    fn by_redis(&self, broker: &str, run: Run) -> Cast {
+        let consumer = Role::new("redis", ["consumer", broker]).option("messages", run.amount + run.warmup());
+        let producer = Role::new("redis", ["producer", broker])
+            .option("size", self.size)
+            .option("count", run.amount)
+            .option("warmup", run.warmup());
+        Cast {
+            servers: vec![consumer],
+            clients: vec![producer],
+        }
+    }
+
+    fn by_http(&self, listen: &str, dial: &str, run: Run) -> Cast {
+        let client = Role::new("post", ["client", dial])
+            .option("size", self.size)
+            .option("count", run.amount)
+            .option("warmup", run.warmup());
+        Cast {
+            servers: vec![Role::new("post", ["serve", listen]).option("connections", 1)],
+            clients: vec![client],
         }
     }
 
@@ -155,7 +193,7 @@ mod tests {
     #[test]
     fn a_round_trip_has_one_of_each() {
         let workload = Workload::new(Group::Rtt, Kind::Rtt, 64);
-        let cast = workload.cast(&addresses(1), &addresses(1), RUN);
+        let cast = workload.cast(Carrier::Connection, &addresses(1), &addresses(1), RUN);
         assert_eq!(
             cast.servers.iter().map(words).collect::<Vec<_>>(),
             ["rr serve 10.0.0.0:70 --connections 1 --together 1 --nodelay"]
@@ -171,7 +209,7 @@ mod tests {
     #[test]
     fn one_calls_many_and_many_call_one() {
         let out = Workload::new(Group::FanOut, Kind::FanOut, 2000).times(3);
-        let cast = out.cast(&addresses(3), &addresses(3), RUN);
+        let cast = out.cast(Carrier::Connection, &addresses(3), &addresses(3), RUN);
         assert_eq!((cast.servers.len(), cast.clients.len()), (3, 1));
         let client = words(&cast.clients[0]);
         assert!(
@@ -181,13 +219,30 @@ mod tests {
         );
 
         let many = Workload::new(Group::FanIn, Kind::FanIn, 2000).times(3);
-        let cast = many.cast(&addresses(1), &addresses(1), RUN);
+        let cast = many.cast(Carrier::Connection, &addresses(1), &addresses(1), RUN);
         assert_eq!((cast.servers.len(), cast.clients.len()), (1, 3));
         let server = words(&cast.servers[0]);
         assert!(
             server.contains("--connections 3 --together 3 --report"),
             "{server}"
         );
+    }
+
+    #[test]
+    fn messages_may_be_carried() {
+        let workload = Workload::new(Group::Transfer, Kind::Transfer, 2000);
+        let cast = |carrier| workload.cast(carrier, &addresses(1), &addresses(1), RUN);
+        let redis = cast(Carrier::Redis);
+        assert_eq!(
+            words(&redis.servers[0]),
+            "redis consumer 10.0.0.0:70 --messages 1050"
+        );
+        assert_eq!(
+            words(&redis.clients[0]),
+            "redis producer 10.0.0.0:70 --size 2000 --count 1000 --warmup 50"
+        );
+        let http = cast(Carrier::Http);
+        assert_eq!(words(&http.servers[0]), "post serve 10.0.0.0:70 --connections 1");
     }
 
     #[test]

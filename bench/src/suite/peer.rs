@@ -15,10 +15,25 @@ pub enum Peer {
     Kernel,
     /// Wasm, both functions in one cwasi-run
     Process,
+    /// Wasm in a stock host, through Redis in a third pod
+    Redis,
+    /// Wasm in a stock host, by HTTP
+    Http,
     /// Native Rust, over veth
     Rust,
     /// Native Rust as functions of the agent: in the kernel
     RustKernel,
+}
+
+/// What carries a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A connection between the two.
+    Connection,
+    /// A list of Redis.
+    Redis,
+    /// HTTP.
+    Http,
 }
 
 /// What runs a program, which decides how its command line looks.
@@ -34,11 +49,13 @@ pub enum Host {
 
 impl Peer {
     /// Every peer, in the order of tables.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Stock,
         Self::Off,
         Self::Kernel,
         Self::Process,
+        Self::Redis,
+        Self::Http,
         Self::Rust,
         Self::RustKernel,
     ];
@@ -51,6 +68,8 @@ impl Peer {
             Self::Off => "off",
             Self::Kernel => "kernel",
             Self::Process => "process",
+            Self::Redis => "redis",
+            Self::Http => "http",
             Self::Rust => "rust",
             Self::RustKernel => "rust-kernel",
         }
@@ -64,6 +83,10 @@ impl Peer {
             Self::Off => "Wasm in cwasi-run without an agent, two pods, TCP over veth",
             Self::Kernel => "Wasm in cwasi-run with the agent, two pods, in the kernel",
             Self::Process => "Wasm, both functions in one cwasi-run process",
+            Self::Redis => "Wasm in a stock host, three pods: messages go through a list of Redis, over veth",
+            Self::Http => {
+                "Wasm in a stock host, two pods: messages are bodies of HTTP/1.1 requests, over veth"
+            }
             Self::Rust => "native Rust, two pods, TCP over veth",
             Self::RustKernel => "native Rust with the agent, two pods, in the kernel",
         }
@@ -78,6 +101,8 @@ impl Peer {
             Self::Off => (1, true),
             Self::Kernel => (1, false),
             Self::Process => (2, false),
+            Self::Redis => (5, false),
+            Self::Http => (6, false),
             Self::Rust => (3, true),
             Self::RustKernel => (3, false),
         }
@@ -87,9 +112,19 @@ impl Peer {
     #[must_use]
     pub const fn host(self) -> Host {
         match self {
-            Self::Stock => Host::Stock,
+            Self::Stock | Self::Redis | Self::Http => Host::Stock,
             Self::Off | Self::Kernel | Self::Process => Host::Runner,
             Self::Rust | Self::RustKernel => Host::Rust,
+        }
+    }
+
+    /// What carries its messages.
+    #[must_use]
+    pub const fn carrier(self) -> Carrier {
+        match self {
+            Self::Redis => Carrier::Redis,
+            Self::Http => Carrier::Http,
+            _ => Carrier::Connection,
         }
     }
 

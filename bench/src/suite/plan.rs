@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::peer::Peer;
+use super::peer::{Carrier, Peer};
 use super::workload::{Group, Kind, Route, Workload};
 use crate::compare::Cpus;
 
@@ -174,6 +174,8 @@ impl Group {
     /// Whether a peer has a part in the group.
     fn includes(self, peer: Peer) -> bool {
         match self {
+            // Redis and HTTP are for handing messages over.
+            _ if peer.carrier() != Carrier::Connection => self == Self::Transfer,
             // WASI 0.2 has no such option.
             Self::Nodelay => !peer.is_wasm(),
             // Between processes only.

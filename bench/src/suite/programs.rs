@@ -64,6 +64,9 @@ impl Programs {
         if !host.is_file() {
             return Some(format!("{} is not built", host.display()));
         }
+        if peer == Peer::Redis && tool::find("redis-server").is_none() {
+            return Some("redis-server is missing; install the package redis-server".to_owned());
+        }
         let several = || takes_several_programs(&host);
         (peer == Peer::Process && !several())
             .then(|| format!("{} runs one program in a process", host.display()))

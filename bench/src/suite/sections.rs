@@ -127,7 +127,9 @@ impl Group {
             Self::Transfer => Words {
                 title: "Messages from one function to the next",
                 text: "Each message is in one buffer of the sender, and acknowledged by one byte when the receiver has all of it in one \
-                       of its own.",
+                       of its own. Through Redis the producer pushes it to a list on which the consumer waits, and the time is from before \
+                       it is sent until the consumer has it, without an acknowledgement; by HTTP it is the body of a request, \
+                       until its answer. Both are what functions of a stock host do without cwasi.",
                 charts: &[],
                 tables: &[
                     Show::Figure(Kind::Transfer, Metric::Latency, "Median time of a message"),

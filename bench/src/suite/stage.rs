@@ -10,12 +10,12 @@ use tempfile::TempDir;
 use super::cast::{Cast, Role, Run};
 use super::cpu::{Meter, Reading};
 use super::outcome::Outcome;
-use super::peer::{Host, Peer};
+use super::peer::{Carrier, Host, Peer};
 use super::programs::Programs;
 use super::start;
 use super::workload::{Kind, Metric, Route, Workload};
 use crate::agent::Agent;
-use crate::compare::Cpus;
+use crate::compare::{Cpus, redis};
 use crate::error::IoContext;
 use crate::process::Process;
 use crate::topology::{Pod, Service, Topology};
@@ -65,7 +65,8 @@ impl<'a> Stage<'a> {
     /// Makes pods for `functions` on one side and one on the other, and starts an agent.
     pub(super) fn new(programs: &'a Programs, functions: u16, label: &str, cpus: Cpus) -> Result<Self> {
         let mut names = vec!["one".to_owned()];
-        names.extend((0..functions).map(|number| format!("many{number}")));
+        // One more for what may carry their messages.
+        names.extend((0..=functions).map(|number| format!("many{number}")));
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let topology = Topology::create(&names)?;
         let agent = Agent::start(&programs.agent(), label)?;
@@ -103,13 +104,17 @@ impl<'a> Stage<'a> {
 
     /// Starts every function, and reads what they measured.
     fn play(&self, workload: &Workload, peer: Peer, run: Run, addresses: &Addresses) -> Result<Outcome> {
-        let cast = workload.cast(&addresses.listen, &addresses.dial, run);
+        let cast = workload.cast(peer.carrier(), &addresses.listen, &addresses.dial, run);
+        let broker = self.broker(peer, addresses)?;
         let begin = self.meter.read()?;
         let stdout = if peer == Peer::Process {
             self.in_one_process(workload, peer, &cast)?
         } else {
             self.in_pods(workload, peer, &cast, addresses)?
         };
+        if let Some(broker) = broker {
+            broker.stop()?;
+        }
         let used = self.meter.read()?.since(begin);
         let mut outcome = Outcome::read(workload, run, &stdout)?;
         if workload.kind == Kind::Stream {
@@ -118,13 +123,32 @@ impl<'a> Stage<'a> {
         Ok(outcome)
     }
 
+    /// What carries messages, where that is a program of its own.
+    fn broker(&self, peer: Peer, addresses: &Addresses) -> Result<Option<Process>> {
+        if peer.carrier() != Carrier::Redis {
+            return Ok(None);
+        }
+        let pod = self.broker_pod();
+        let server = redis::server(SocketAddr::from((pod.v4, addresses.port)));
+        let mut server = self.spawn(&server, pod, None)?;
+        server.wait_listening(pod.netns(), addresses.port, LISTEN)?;
+        Ok(Some(server))
+    }
+
+    /// The last pod, which no workload's function is in that a broker carries messages for.
+    fn broker_pod(&self) -> &Pod {
+        self.topology.pods().last().expect("there are pods")
+    }
+
     fn in_pods(&self, workload: &Workload, peer: Peer, cast: &Cast, addresses: &Addresses) -> Result<String> {
         let [server_cpu, client_cpu] = workload.cpus.unwrap_or(self.cpus).pair()?;
         let mut servers = Vec::new();
         for (number, role) in cast.servers.iter().enumerate() {
             let pod = self.pod(workload, Side::Server, number);
             let mut server = self.spawn(&self.command(peer, role, pod), pod, server_cpu)?;
-            server.wait_listening(pod.netns(), addresses.port, LISTEN)?;
+            if peer.carrier() != Carrier::Redis {
+                server.wait_listening(pod.netns(), addresses.port, LISTEN)?;
+            }
             servers.push(server);
         }
         let mut clients = Vec::new();
@@ -187,7 +211,9 @@ impl<'a> Stage<'a> {
         };
         for number in 0..usize::from(workload.servers()) {
             // Functions of one process share its pod's address.
-            let (pod, port) = if peer == Peer::Process {
+            let (pod, port) = if peer.carrier() == Carrier::Redis {
+                (self.broker_pod(), port)
+            } else if peer == Peer::Process {
                 let offset = u16::try_from(number).unwrap_or_default();
                 (&self.topology.pods()[0], port + PORTS * offset)
             } else {
