@@ -3,6 +3,7 @@
 //! A guest's process may belong to another user and to another mount namespace than the process that compiled for it.
 //! It gets an open file, which it can map but, since nobody can write it, not change for the others who map it.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -23,12 +24,12 @@ pub enum CodeError {
     /// machine code in the cache cannot be read: {0}
     #[error("machine code in the cache cannot be read: {0}")]
     Read(io::Error),
-    /// {call} for {bytes} bytes of machine code failed: {errno}
-    #[error("{call} for {bytes} bytes of machine code failed: {errno}")]
+    /// {call} for {bytes} bytes in memory failed: {errno}
+    #[error("{call} for {bytes} bytes in memory failed: {errno}")]
     Memory {
         /// Call that failed.
         call: &'static str,
-        /// Size of the machine code.
+        /// Size of what is kept.
         bytes: usize,
         /// Its error.
         errno: Errno,
@@ -63,22 +64,9 @@ impl Code {
         Self { file }
     }
 
-    /// Keeps `object` in memory that can no longer change (Linux 3.17).
+    /// Keeps `object` in memory that can no longer change.
     pub(crate) fn in_memory(object: &[u8]) -> Result<Self, CodeError> {
-        let failed = |call| {
-            move |errno| CodeError::Memory {
-                call,
-                bytes: object.len(),
-                errno,
-            }
-        };
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let mut file = File::from(memfd_create(c"cwasi-code", flags).map_err(failed("memfd_create"))?);
-        file.write_all(object)
-            .map_err(|error| failed("write")(errno(&error)))?;
-        let seals =
-            SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(failed("fcntl"))?;
+        let file = sealed(c"cwasi-code", object)?;
         Ok(Self { file })
     }
 
@@ -118,6 +106,25 @@ impl AsFd for Code {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// A file of `content` that is only in memory and can no longer change (Linux 3.17). `name` is seen in /proc.
+pub(crate) fn sealed(name: &CStr, content: &[u8]) -> Result<File, CodeError> {
+    let failed = |call| {
+        move |errno| CodeError::Memory {
+            call,
+            bytes: content.len(),
+            errno,
+        }
+    };
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = File::from(memfd_create(name, flags).map_err(failed("memfd_create"))?);
+    file.write_all(content)
+        .map_err(|error| failed("write")(errno(&error)))?;
+    let seals =
+        SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(failed("fcntl"))?;
+    Ok(file)
 }
 
 fn errno(error: &io::Error) -> Errno {

@@ -23,6 +23,8 @@ pub const PREOPEN: u8 = 116;
 pub const HOST: u8 = 117;
 /// The address to serve HTTP on cannot be listened on.
 pub const LISTEN: u8 = 118;
+/// The process that ran the guest together with others ended.
+pub const FUNCTIONS: u8 = 119;
 /// The guest trapped: 128 + SIGABRT, as a native program that aborts.
 pub const TRAP: u8 = 134;
 /// The guest ended for want of memory: 128 + SIGKILL, as a container that the kernel's OOM killer ends.
@@ -57,6 +59,7 @@ mod tests {
             PREOPEN,
             HOST,
             LISTEN,
+            FUNCTIONS,
             TRAP,
             MEMORY_LIMIT,
             by_signal(Signal::SIGTERM),

@@ -41,6 +41,10 @@ pub(crate) fn handles_http(mut wasm: &[u8]) -> bool {
     false
 }
 
+/// What to say of a program that imports the socket calls of WASI 0.1.
+pub const NO_SOCKETS: &str =
+    "it imports sockets of WASI 0.1, which no host implements: build it for wasm32-wasip2";
+
 /// A program, checked and linked, of which any number of instances can run.
 #[derive(Clone, Debug)]
 pub enum Program {

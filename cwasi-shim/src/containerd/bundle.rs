@@ -11,7 +11,7 @@ use super::error::{ShimError, with_causes};
 use crate::guest::GuestConfig;
 use crate::network::{NetworkPolicy, Refusals};
 use crate::preopen::Preopen;
-use crate::stdio::Stdio;
+use crate::stdio::{Stdio, Stream};
 
 /// Prefix of the annotations that are cwasi's; they become labels of the function.
 pub const PREFIX: &str = "cwasi.dev/";
@@ -161,7 +161,8 @@ impl Bundle {
     }
 }
 
-fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
+/// The annotation `key` of a container.
+pub(super) fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
     spec.annotations().as_ref()?.get(key).map(String::as_str)
 }
 
@@ -203,9 +204,7 @@ pub fn guest_config(spec: &Spec) -> Result<GuestConfig, ShimError> {
         stdio: Stdio::default(),
         preopens: preopens(spec),
         network: network(annotation(spec, ALLOW_NET))?,
-        refusals: Refusals::new(|peer| {
-            eprintln!("cwasi: refused {peer}: annotation {ALLOW_NET} does not allow it")
-        }),
+        refusals: Refusals::new(|peer| Stream::Inherited.tell(&not_allowed(peer))),
         // A negative limit, as a limit of 0, is none.
         memory_limit: memory
             .and_then(|limit| u64::try_from(limit).ok())
@@ -216,7 +215,13 @@ pub fn guest_config(spec: &Spec) -> Result<GuestConfig, ShimError> {
     })
 }
 
-fn network(allowed: Option<&str>) -> Result<NetworkPolicy, ShimError> {
+/// What a guest's log says of a peer that [`ALLOW_NET`] does not allow.
+pub(super) fn not_allowed(peer: SocketAddr) -> String {
+    format!("refused {peer}: annotation {ALLOW_NET} does not allow it")
+}
+
+/// The peers that [`ALLOW_NET`] allows.
+pub(super) fn network(allowed: Option<&str>) -> Result<NetworkPolicy, ShimError> {
     let Some(list) = allowed else {
         return Ok(NetworkPolicy::unrestricted());
     };

@@ -59,7 +59,40 @@ struct Job {
     cgroup: PathBuf,
     systemd: bool,
     stdio: Stdio,
-    code: Option<WireFd<OwnedFd>>,
+    work: WireWork,
+}
+
+/// What a container's first process does.
+#[derive(Debug)]
+pub enum Work {
+    /// It executes the program that its arguments name.
+    Native,
+    /// It runs a guest: machine code of [`compile`](super::compile).
+    Guest(OwnedFd),
+    /// It stands in for a guest in another process: a connection to that.
+    StandIn(OwnedFd),
+    /// It runs the guests of others: a connection to the shim.
+    Functions(OwnedFd),
+}
+
+/// [`Work`] on its way to another process.
+#[derive(Serialize, Deserialize)]
+enum WireWork {
+    Native,
+    Guest(WireFd<OwnedFd>),
+    StandIn(WireFd<OwnedFd>),
+    Functions(WireFd<OwnedFd>),
+}
+
+impl From<Work> for WireWork {
+    fn from(work: Work) -> Self {
+        match work {
+            Work::Native => Self::Native,
+            Work::Guest(fd) => Self::Guest(WireFd::new(fd)),
+            Work::StandIn(fd) => Self::StandIn(WireFd::new(fd)),
+            Work::Functions(fd) => Self::Functions(WireFd::new(fd)),
+        }
+    }
 }
 
 /// A container that was created.
@@ -71,18 +104,18 @@ pub struct Container {
 }
 
 impl Container {
-    /// Makes the container `id` of a bundle. With machine code it runs that, without it the entrypoint is a native program.
+    /// Makes the container `id` of a bundle.
     ///
     /// # Errors
     /// [`ShimError::Process`]: libcontainer's reason. Nothing of the container is left then.
-    pub fn create(id: &str, bundle: &Bundle, stdio: &Stdio, code: Option<File>) -> Result<Self, ShimError> {
+    pub fn create(id: &str, bundle: &Bundle, stdio: &Stdio, work: Work) -> Result<Self, ShimError> {
         let job = Job {
             id: id.to_owned(),
             bundle: bundle.dir.clone(),
             cgroup: get_cgroup_path(&bundle.cgroups_path(), id),
             systemd: bundle.wants_systemd(),
             stdio: stdio.clone(),
-            code: code.map(|file| WireFd::new(OwnedFd::from(file))),
+            work: work.into(),
         };
         let pid = in_process(create, job)?;
         Ok(Self {
@@ -142,17 +175,17 @@ where
 }
 
 fn create(job: Job) -> Result<i32, WireError> {
-    let program = match job.code {
-        Some(fd) => {
+    let (executor, shows_files) = match job.work {
+        WireWork::Native => (Executor::native(), false),
+        WireWork::Guest(code) => {
             // SAFETY: `Container::create` is given what `compile` made, by the engine of this very program.
-            let code = unsafe { Code::from_file(File::from(fd.into_inner())) };
+            let code = unsafe { Code::from_file(File::from(code.into_inner())) };
             // Here, where there is a /proc, code is mapped; the container's process inherits the mapping.
-            Some(engine()?.link(&code)?)
+            (Executor::guest(engine()?.link(&code)?), true)
         }
-        None => None,
+        WireWork::StandIn(process) => (Executor::stand_in(process.into_inner()), true),
+        WireWork::Functions(shim) => (Executor::functions(shim.into_inner()), false),
     };
-    let is_guest = program.is_some();
-    let executor = Executor::new(program);
     let build = || build(&job.id, &job.bundle, job.systemd, &job.stdio, executor.clone());
     let mut built = build();
     // Nothing orders the messages of libcontainer's two processes, and on a busy node the second may come first.
@@ -177,7 +210,7 @@ fn create(job: Job) -> Result<i32, WireError> {
         .pid()
         .ok_or_else(|| io::Error::other("libcontainer tells no pid"))?;
     // Not before: until its process waits for the start, libcontainer needs them itself.
-    if is_guest && let Err(error) = hide_kernel(pid.as_raw()) {
+    if shows_files && let Err(error) = hide_kernel(pid.as_raw()) {
         container.delete(true)?;
         return Err(error.into());
     }
@@ -238,7 +271,7 @@ fn sweep(id: &str, cgroup: &Path, systemd: bool) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Covers /proc and /sys in the mount namespace of a guest's process. A guest that sees the files of its own process can write
+/// Covers /proc and /sys in the mount namespace whose files a guest sees. A guest that sees the files of its own process can write
 /// that process's memory, and is no longer confined by WebAssembly.
 fn hide_kernel(pid: i32) -> io::Result<()> {
     let namespace = |of: &str| File::open(format!("/proc/{of}/ns/mnt"));

@@ -99,6 +99,9 @@ pub enum ShimError {
         /// Where it would have to be.
         wanted: &'static str,
     },
+    /// annotation cwasi.dev/embed: {0}
+    #[error("annotation cwasi.dev/embed: {0}")]
+    Embed(String),
     /// a guest has no use for {0}
     #[error("a guest has no use for {0}")]
     Unsupported(&'static str),
@@ -133,7 +136,7 @@ impl From<ShimError> for ttrpc::Error {
             | ShimError::Resources(_) => ttrpc::Code::INVALID_ARGUMENT,
             ShimError::NotFound(_) => ttrpc::Code::NOT_FOUND,
             ShimError::Exists(_) => ttrpc::Code::ALREADY_EXISTS,
-            ShimError::State { .. } => ttrpc::Code::FAILED_PRECONDITION,
+            ShimError::State { .. } | ShimError::Embed(_) => ttrpc::Code::FAILED_PRECONDITION,
             ShimError::Unsupported(_) => ttrpc::Code::UNIMPLEMENTED,
             ShimError::Containerd { .. }
             | ShimError::Io { .. }

@@ -9,6 +9,7 @@ use cwasi_client::netns;
 use cwasi_client::protocol::{FunctionSpec, Sockets};
 
 use super::bundle::{Bundle, NAME, Pod};
+use super::leaf::{Leaf, key};
 use crate::enrol::AGENT_TIMEOUT;
 
 /// Socket of the agent, where it is not the default.
@@ -79,6 +80,54 @@ impl Function {
         match ended {
             Err(error) if !error.is_no_agent() => Err(error),
             _ => Ok(()),
+        }
+    }
+}
+
+/// A process with guests in a leaf of its own, which the agent knows, or will know when it comes.
+#[derive(Debug)]
+pub struct Enrolled {
+    leaf: Leaf,
+    function: Function,
+}
+
+impl Enrolled {
+    /// Gives the first process of the container `id` its leaf, and makes the agent know it as what `describe` says of the leaf.
+    /// A host on which that fails runs the guest on plain TCP.
+    pub fn begin(
+        pid: u32,
+        bundle: &Path,
+        containerd_namespace: &str,
+        id: &str,
+        describe: impl FnOnce(&Path) -> FunctionSpec,
+    ) -> Option<Self> {
+        let leaf = Leaf::of_guest(pid, bundle, containerd_namespace, id)
+            .map_err(|error| log::warn!("{id} stays on TCP: {error}"))
+            .ok()?;
+        let key = key(bundle, containerd_namespace, id);
+        let function = Function::new(agent_socket(), key, leaf.path().to_owned());
+        function.begin(&describe(leaf.path()));
+        Some(Self { leaf, function })
+    }
+
+    /// The leaf.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        self.leaf.path()
+    }
+
+    /// Makes the agent know it as something else.
+    pub fn describe(&self, describe: impl FnOnce(&Path) -> FunctionSpec) {
+        self.function.begin(&describe(self.leaf.path()));
+    }
+
+    /// May be called any number of times.
+    pub fn end(&self) {
+        if let Err(error) = self.function.end() {
+            log::warn!("{error}");
+        }
+        if let Err(error) = self.leaf.remove() {
+            log::warn!("{error}");
         }
     }
 }

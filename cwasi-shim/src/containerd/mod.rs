@@ -12,6 +12,7 @@
 //! - [`executor`]: the container's process: it runs the guest, or executes the native program.
 //! - [`leaf`]: the cgroup v2 leaf of a guest, on pure and on hybrid hosts.
 //! - [`function`]: a guest as a function of the node's agent.
+//! - [`embed`]: pods whose guests run in one process.
 //! - [`task`]: the life of a container.
 //! - `service`: what containerd asks of the containers of a shim; `events` and `logger`: what it is told of them.
 //! - [`remains`]: what a shim that was killed left.
@@ -20,6 +21,7 @@
 pub mod bundle;
 pub mod compile;
 pub mod container;
+pub mod embed;
 pub mod error;
 mod events;
 pub mod executor;

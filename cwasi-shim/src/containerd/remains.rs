@@ -8,6 +8,7 @@ use std::{env, fs};
 use cwasi_client::announce::Announcements;
 
 use super::container::delete_remains;
+use super::embed;
 use super::error::ShimError;
 use super::function::{Function, agent_socket};
 use super::leaf::{Leaf, key};
@@ -21,6 +22,26 @@ const ADDRESS_FILE: &str = "address";
 /// # Errors
 /// [`ShimError`]; containerd logs it.
 pub fn remove(bundle: &Path, namespace: &str, id: &str) -> Result<(), ShimError> {
+    let container = remove_container(bundle, namespace, id);
+    let functions = functions(bundle).map(|(dir, id)| remove_container(&dir, namespace, &id));
+    let results = [container]
+        .into_iter()
+        .chain(functions)
+        .chain([remove_socket(bundle)]);
+    // All of it, before the first error counts.
+    results.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// Bundles and ids of the processes of functions that a sandbox has.
+fn functions(sandbox: &Path) -> impl Iterator<Item = (PathBuf, String)> {
+    let entries = fs::read_dir(sandbox.join(embed::DIRECTORY)).into_iter().flatten();
+    entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| Some((entry.path(), entry.file_name().into_string().ok()?)))
+}
+
+/// Removes processes, cgroups and the registration of a container.
+fn remove_container(bundle: &Path, namespace: &str, id: &str) -> Result<(), ShimError> {
     let (socket, key) = (agent_socket(), key(bundle, namespace, id));
     let announced = Announcements::beside(&socket).get(&key);
     let announced = announced.ok().flatten().and_then(|spec| spec.cgroup);
@@ -33,7 +54,6 @@ pub fn remove(bundle: &Path, namespace: &str, id: &str) -> Result<(), ShimError>
     if let Some(leaf) = leaf {
         results.push(leaf.remove().map_err(ShimError::from));
     }
-    results.push(remove_socket(bundle));
     results.into_iter().collect()
 }
 

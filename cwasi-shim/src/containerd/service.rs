@@ -25,6 +25,7 @@ use containerd_shim::{ExitSignal, Task as TaskService, TtrpcContext, TtrpcResult
 
 use super::bundle::Bundle;
 use super::container::Stdio;
+use super::embed::Embedding;
 use super::error::ShimError;
 use super::events::Events;
 use super::leaf;
@@ -36,12 +37,14 @@ pub(super) struct Service {
     containerd: PathBuf,
     events: Arc<Events>,
     exit: Arc<ExitSignal>,
+    embedding: Arc<Embedding>,
     tasks: RwLock<HashMap<String, Arc<Task>>>,
 }
 
 impl Service {
     pub(super) fn new(namespace: String, containerd: PathBuf, events: Events, exit: Arc<ExitSignal>) -> Self {
         Self {
+            embedding: Arc::new(Embedding::new(namespace.clone())),
             namespace,
             containerd,
             events: Arc::new(events),
@@ -88,7 +91,7 @@ impl Service {
             stdio,
         };
         let (events, id) = (Arc::clone(&self.events), request.id.clone());
-        let task = Task::create(spec, move |task, exit| {
+        let task = Task::create(spec, &self.embedding, move |task, exit| {
             events.send(&TaskExit {
                 container_id: id.clone(),
                 id,
@@ -143,7 +146,10 @@ impl Service {
     fn update_task(&self, request: &UpdateTaskRequest) -> Result<(), ShimError> {
         let task = self.task(&request.id, "")?;
         let failed = |error: &dyn std::fmt::Display| ShimError::Resources(error.to_string());
-        let resources = serde_json::from_slice(&request.resources.value).map_err(|error| failed(&error))?;
+        let value = &request.resources.value;
+        // The libraries of the shim and of libcontainer have types of their own for the same.
+        task.check_update(&serde_json::from_slice(value).map_err(|error| failed(&error))?)?;
+        let resources = serde_json::from_slice(value).map_err(|error| failed(&error))?;
         update_resources(task.pid(), &resources).map_err(|error| failed(&error))
     }
 }

@@ -1,5 +1,6 @@
 //! One container's life, from its creation to its removal.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -7,13 +8,15 @@ use std::time::Duration;
 
 use containerd_shim::protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim::util::timestamp;
+use oci_spec::runtime::LinuxResources;
 
 use super::bundle::{Bundle, guest_config};
 use super::compile::{compile, warm_up};
-use super::container::{Container, Stdio};
+use super::container::{Container, Stdio, Work};
+use super::embed::terms::check_resources;
+use super::embed::{Embedding, Membership};
 use super::error::ShimError;
-use super::function::{Function, agent_socket, describe};
-use super::leaf::{Leaf, key};
+use super::function::{Enrolled, describe};
 use super::pidfd::{PidFd, Reaped};
 use super::workload::Workload;
 use crate::exit;
@@ -71,41 +74,31 @@ pub struct Task {
     spec: TaskSpec,
     container: Container,
     process: PidFd,
-    guest: Option<Guest>,
+    /// What only a guest in a process of its own has.
+    enrolled: Option<Enrolled>,
+    /// What only a guest has that shares a process.
+    membership: Option<Membership>,
     state: Mutex<State>,
     changed: Condvar,
     /// Held while the container starts: containerd hears of the start before it hears of the end.
     starting: Mutex<()>,
 }
 
-/// What only a guest has.
-struct Guest {
-    leaf: Leaf,
-    function: Function,
-}
-
-impl Guest {
-    /// Gives the guest its leaf, and makes the agent know it. A host on which that fails runs the guest on plain TCP.
-    fn begin(spec: &TaskSpec, pid: u32) -> Option<Self> {
-        let bundle = &spec.bundle;
-        let leaf = Leaf::of_guest(pid, &bundle.dir, &spec.namespace, &spec.id)
-            .map_err(|error| log::warn!("{} stays on TCP: {error}", spec.id))
-            .ok()?;
-        let key = key(&bundle.dir, &spec.namespace, &spec.id);
-        let function = Function::new(agent_socket(), key, leaf.path().to_owned());
-        function.begin(&describe(bundle, &spec.namespace, &spec.id, pid, leaf.path()));
-        Some(Self { leaf, function })
+/// Machine code for a guest that was found.
+fn machine_code(spec: &TaskSpec, name: &str, wasm: File) -> Result<File, ShimError> {
+    // Bad annotations are told before anything is compiled.
+    guest_config(&spec.bundle.spec)?;
+    let compiled = compile(name, wasm)?;
+    for error in &compiled.cache_errors {
+        log::warn!("{name}: {error}");
     }
-
-    /// May be called any number of times.
-    fn end(&self) {
-        if let Err(error) = self.function.end() {
-            log::warn!("{error}");
-        }
-        if let Err(error) = self.leaf.remove() {
-            log::warn!("{error}");
-        }
-    }
+    let origin = if compiled.cached {
+        "from the cache"
+    } else {
+        "compiled"
+    };
+    log::info!("{}: {name}: {origin}", spec.id);
+    Ok(compiled.code)
 }
 
 impl Task {
@@ -115,29 +108,23 @@ impl Task {
     /// What is wrong with bundle, image, annotations or program. Nothing of the container is left then.
     pub fn create(
         spec: TaskSpec,
+        embedding: &Arc<Embedding>,
         ended: impl FnOnce(&Self, &Exit) + Send + 'static,
     ) -> Result<Arc<Self>, ShimError> {
         let bundle = &spec.bundle;
-        let code = match Workload::find(bundle, &spec.id, &spec.containerd, &spec.namespace)? {
-            Workload::Native => None,
-            Workload::Guest { name, wasm } => {
-                // Bad annotations are told before anything is compiled.
-                guest_config(&bundle.spec)?;
-                let compiled = compile(&name, wasm)?;
-                for error in &compiled.cache_errors {
-                    log::warn!("{name}: {error}");
-                }
-                let origin = if compiled.cached {
-                    "from the cache"
-                } else {
-                    "compiled"
-                };
-                log::info!("{}: {name}: {origin}", spec.id);
-                Some(compiled.code)
+        let mut membership = None;
+        let work = match Workload::find(bundle, &spec.id, &spec.containerd, &spec.namespace)? {
+            Workload::Native => Work::Native,
+            Workload::Guest { name, wasm } if embedding.applies(bundle)? => {
+                let code = machine_code(&spec, &name, wasm)?;
+                let (joined, stand_in) = embedding.join(&spec.id, bundle, &code)?;
+                membership = Some(joined);
+                Work::StandIn(stand_in.into())
             }
+            Workload::Guest { name, wasm } => Work::Guest(machine_code(&spec, &name, wasm)?.into()),
         };
-        let is_guest = code.is_some();
-        let container = Container::create(&spec.id, bundle, &spec.stdio, code)?;
+        let has_own_process = matches!(work, Work::Guest(_));
+        let container = Container::create(&spec.id, bundle, &spec.stdio, work)?;
         let watched = PidFd::open(container.pid);
         let (process, reaped) = match watched {
             Ok(watched) => watched,
@@ -146,10 +133,14 @@ impl Task {
                 return Err(error);
             }
         };
-        let guest = is_guest
-            .then(|| Guest::begin(&spec, container.pid.unsigned_abs()))
-            .flatten();
+        let enrolled = has_own_process.then(|| {
+            let pid = container.pid.unsigned_abs();
+            Enrolled::begin(pid, &bundle.dir, &spec.namespace, &spec.id, |cgroup| {
+                describe(bundle, &spec.namespace, &spec.id, pid, cgroup)
+            })
+        });
         if bundle.is_sandbox() {
+            embedding.sandbox(&spec.id, bundle);
             // The containers of the pod come next; the engine is ready for them then.
             thread::spawn(|| warm_up().map_err(|error| log::warn!("{error}")));
         }
@@ -157,7 +148,8 @@ impl Task {
             spec,
             container,
             process,
-            guest,
+            enrolled: enrolled.flatten(),
+            membership,
             state: Mutex::new(State::Created),
             changed: Condvar::new(),
             starting: Mutex::new(()),
@@ -174,9 +166,12 @@ impl Task {
             u32::from(exit::HOST)
         });
         let at = timestamp().unwrap_or_default();
-        if let Some(guest) = &self.guest {
-            // Before containerd hears of the end: who then looks finds nothing.
-            guest.end();
+        // Before containerd hears of the end: who then looks finds nothing.
+        if let Some(enrolled) = &self.enrolled {
+            enrolled.end();
+        }
+        if let Some(membership) = &self.membership {
+            membership.leave();
         }
         let starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         let exit = Exit { code, at };
@@ -255,6 +250,27 @@ impl Task {
             id: self.spec.id.clone(),
             state: state.name(),
             wanted,
+        }
+    }
+
+    /// Whether its guest can go on with these resources. Those of a process that it shares cannot change for it alone.
+    ///
+    /// # Errors
+    /// [`ShimError::Embed`].
+    pub fn check_update(&self, resources: &LinuxResources) -> Result<(), ShimError> {
+        if self.membership.is_none() {
+            return Ok(());
+        }
+        check_resources(resources)?;
+        let limit = |resources: &LinuxResources| resources.memory().as_ref()?.limit();
+        let linux = self.spec.bundle.spec.linux().as_ref();
+        let now = linux.and_then(|linux| limit(linux.resources().as_ref()?));
+        match limit(resources) {
+            Some(wanted) if Some(wanted) != now => Err(ShimError::Embed(
+                "the memory limit of a function that shares its process stays what it was at the start"
+                    .to_owned(),
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_cri::v1 as proto;
 
 use super::log::{self, Stream};
+use super::spec::ContainerSpec;
 use super::verbose;
 use crate::error::{IoContext, on};
 use crate::node::Node;
@@ -97,6 +98,26 @@ impl<'n> Container<'n> {
             },
             proto::ContainerState::ContainerUnknown => State::Unknown,
         })
+    }
+
+    /// Gives it the limits of `spec` while it runs.
+    ///
+    /// # Errors
+    /// The shim or the kernel refuses.
+    pub fn update(&self, spec: &ContainerSpec) -> Result<()> {
+        let mut client = self.node.cri().runtime();
+        let request = proto::UpdateContainerResourcesRequest {
+            container_id: self.id.clone(),
+            linux: Some(spec.resources()),
+            ..Default::default()
+        };
+        self.node
+            .cri()
+            .call(
+                "UpdateContainerResources",
+                client.update_container_resources(request),
+            )
+            .map(drop)
     }
 
     /// Its process, as the host numbers it.

@@ -93,6 +93,7 @@ pub struct ContainerSpec {
     pub(super) name: String,
     config: proto::ContainerConfig,
     resources: proto::LinuxContainerResources,
+    user: Option<i64>,
 }
 
 impl ContainerSpec {
@@ -114,6 +115,7 @@ impl ContainerSpec {
                 ..Default::default()
             },
             resources: proto::LinuxContainerResources::default(),
+            user: None,
         }
     }
 
@@ -183,13 +185,26 @@ impl ContainerSpec {
         self
     }
 
+    /// As a user other than the image's.
+    #[must_use]
+    pub const fn user(mut self, uid: i64) -> Self {
+        self.user = Some(uid);
+        self
+    }
+
+    /// The CRI's message of its limits.
+    pub(super) fn resources(&self) -> proto::LinuxContainerResources {
+        self.resources.clone()
+    }
+
     /// The CRI's message.
     pub(super) fn config(&self) -> proto::ContainerConfig {
         proto::ContainerConfig {
             linux: Some(proto::LinuxContainerConfig {
-                resources: Some(self.resources.clone()),
+                resources: Some(self.resources()),
                 security_context: Some(proto::LinuxContainerSecurityContext {
                     namespace_options: Some(namespaces()),
+                    run_as_user: self.user.map(|value| proto::Int64Value { value }),
                     ..Default::default()
                 }),
             }),

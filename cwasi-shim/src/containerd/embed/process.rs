@@ -1,0 +1,228 @@
+//! The process of a pod's functions: it runs the guest of each stand-in, as long as the stand-in lives.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{process, thread};
+
+use cwasi_client::process_report::{EVERY, ProcessReport};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::message::{ADMIT_FILES, End, Given, MAX_GIVEN_BYTES, Notice, Order, START_FILES};
+use super::wire::{AsyncChannel, Channel, Message, WireError};
+use crate::code::Code;
+use crate::containerd::bundle::{network, not_allowed};
+use crate::containerd::compile::engine;
+use crate::engine::LoadError;
+use crate::guest::{Guest, GuestConfig, GuestError};
+use crate::network::Refusals;
+use crate::preopen::Preopen;
+use crate::program::{NO_SOCKETS, Program};
+use crate::sandbox::{self, Sandbox};
+use crate::sockets::LocalNetwork;
+use crate::stdio::Stdio;
+
+/// Longest reason that a stand-in is told, in characters: it is one line of a log.
+const MAX_REASON: usize = 4096;
+
+/// Runs guests as the shim on the other side of `control` orders, until it closes that or is gone.
+///
+/// # Errors
+/// The system refuses what the process needs.
+pub fn run(control: OwnedFd) -> io::Result<()> {
+    end_with(control.try_clone()?)?;
+    let runtime = sandbox::runtime()?;
+    let ended = runtime.block_on(serve(Channel::from(control)));
+    runtime.shutdown_background();
+    match ended {
+        Ok(never) => match never {},
+        Err(WireError::Closed) => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// Ends this process when the shim is gone, whatever its guests are doing.
+fn end_with(control: OwnedFd) -> io::Result<()> {
+    let wait = move || {
+        let mut polled = [PollFd::new(control.as_fd(), PollFlags::empty())];
+        while let Ok(_) | Err(Errno::EINTR) = poll(&mut polled, PollTimeout::NONE) {
+            if polled[0].any().unwrap_or_default() {
+                break;
+            }
+        }
+        process::exit(0);
+    };
+    thread::Builder::new()
+        .name("shim".to_owned())
+        .spawn(wait)
+        .map(drop)
+}
+
+/// What all guests share.
+struct Host {
+    control: AsyncChannel,
+    sandbox: Sandbox,
+    network: LocalNetwork,
+    /// What the shim was told last.
+    reported: Mutex<ProcessReport>,
+}
+
+async fn serve(control: Channel) -> Result<Infallible, WireError> {
+    let host = Arc::new(Host {
+        control: AsyncChannel::new(control)?,
+        sandbox: Sandbox::new(),
+        network: LocalNetwork::default(),
+        reported: Mutex::default(),
+    });
+    tokio::spawn(Arc::clone(&host).report_often());
+    loop {
+        let Message { body, files } = host.control.receive::<Order>().await?;
+        let Order::Admit { guest, name } = body;
+        let Ok([channel, code]) = <[OwnedFd; ADMIT_FILES]>::try_from(files) else {
+            return Err(WireError::Form("a guest without its files".to_owned()));
+        };
+        let stand_in = AsyncChannel::new(Channel::from(channel))?;
+        // SAFETY: the shim sends what `compile` made, by the engine of this very program.
+        let code = unsafe { Code::from_file(File::from(code)) };
+        tokio::spawn(Arc::clone(&host).see_through(guest, name, stand_in, code));
+    }
+}
+
+impl Host {
+    /// Tells the shim what passes between the guests.
+    async fn report_often(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            self.report();
+        }
+    }
+
+    /// Tells the shim what passed between the guests, if that is news.
+    fn report(&self) {
+        let report = ProcessReport::from(self.network.traffic());
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if *reported != report {
+            match self.control.send(&Notice::Report(report.clone())) {
+                Ok(()) => *reported = report,
+                // The next one says it all.
+                Err(error) => log::debug!("a report is left out: {error}"),
+            }
+        }
+    }
+
+    /// Runs a guest from its start to its end.
+    async fn see_through(self: Arc<Self>, guest: u64, name: String, stand_in: AsyncChannel, code: Code) {
+        if let Some(end) = self.run(&name, &stand_in, &code).await
+            && let Err(error) = stand_in.send(&end)
+        {
+            log::debug!("{name}: nobody hears of its end: {error}");
+        }
+        drop((stand_in, code));
+        self.report();
+        if let Err(error) = self.control.send(&Notice::Gone { guest }) {
+            log::warn!("{name}: the shim does not hear of its end: {error}");
+        }
+    }
+
+    /// Waits for the stand-in to start the guest, and runs it. `None` when the stand-in ended first.
+    async fn run(&self, name: &str, stand_in: &AsyncChannel, code: &Code) -> Option<End> {
+        let program = engine().and_then(|engine| engine.link(code));
+        let Message { body: (), files } = stand_in.receive().await.ok()?;
+        if program.as_ref().is_ok_and(Program::imports_sockets) {
+            log::warn!("{name}: {NO_SOCKETS}");
+        }
+        // A guest that handles HTTP opens its directories for every instance: they stay open until it has ended.
+        let (guest, _directories) = match prepare(name, &self.network, program, files) {
+            Ok(prepared) => prepared,
+            Err(error) => return Some(end(Err(error))),
+        };
+        let mut running = self.sandbox.start(guest);
+        tokio::select! {
+            ended = &mut running => Some(end(ended)),
+            _ = stand_in.receive::<()>() => {
+                running.killer().kill();
+                // Its sockets are closed when this says so.
+                drop(running.await);
+                None
+            }
+        }
+    }
+}
+
+fn end(ended: Result<u8, GuestError>) -> End {
+    match ended {
+        Ok(code) => End { code, reason: None },
+        Err(error) => End {
+            code: error.exit_code(),
+            reason: Some(error.to_string().chars().take(MAX_REASON).collect()),
+        },
+    }
+}
+
+/// A guest of what its stand-in sent, and the directories that it was sent.
+fn prepare(
+    name: &str,
+    local: &LocalNetwork,
+    program: Result<Program, LoadError>,
+    files: Vec<OwnedFd>,
+) -> Result<(Guest, Vec<OwnedFd>), GuestError> {
+    let failed = |error: &dyn Display| GuestError::Start(error.to_string());
+    let program = program.map_err(|error| failed(&error))?;
+    let mut files = files.into_iter();
+    let first: Vec<OwnedFd> = files.by_ref().take(START_FILES).collect();
+    let [given, stdin, stdout, stderr] =
+        <[OwnedFd; START_FILES]>::try_from(first).map_err(|_| failed(&"its stand-in sent no files"))?;
+    let given = read(given).map_err(|error| failed(&error))?;
+    let directories: Vec<OwnedFd> = files.collect();
+    if directories.len() != given.directories.len() {
+        return Err(failed(&"its stand-in sent other directories than it named"));
+    }
+    let stdio = Stdio {
+        stdin: stdin.into(),
+        stdout: stdout.into(),
+        stderr: stderr.into(),
+    };
+    let log = stdio.stderr.clone();
+    let preopens = given.directories.iter().zip(&directories);
+    let config = GuestConfig {
+        name: name.to_owned(),
+        local: Some(local.clone()),
+        args: given.args,
+        env: given.env,
+        stdio,
+        preopens: preopens
+            .map(|(directory, opened)| Preopen {
+                // Of this process's own /proc, which no guest sees.
+                host: PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd())),
+                guest: directory.guest.clone(),
+                read_only: directory.read_only,
+            })
+            .collect(),
+        cwd: given.cwd,
+        http: given.http,
+        network: network(given.allow_net.as_deref()).map_err(|error| failed(&error))?,
+        refusals: Refusals::new(move |peer| log.tell(&not_allowed(peer))),
+        memory_limit: given.memory_limit,
+    };
+    Ok((Guest::new(&program, &config)?, directories))
+}
+
+/// What a stand-in wrote into memory that it sealed.
+fn read(memory: OwnedFd) -> io::Result<Given> {
+    let memory = File::from(memory);
+    let length = memory.metadata()?.len();
+    if length > MAX_GIVEN_BYTES {
+        return Err(io::Error::other(format!(
+            "arguments and variables of {length} bytes"
+        )));
+    }
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+    memory.read_exact_at(&mut bytes, 0)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
