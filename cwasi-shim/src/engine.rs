@@ -188,25 +188,15 @@ impl Engine {
     /// # Errors
     /// Every [`LoadError`] but [`LoadError::Engine`].
     pub fn prepare(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<Prepared, LoadError> {
-        let variant = self.variant(wasm);
-        let slot = variant.slot(wasm, cache);
-        let mut cache_errors = Vec::new();
-        let found = slot.as_ref().and_then(|slot| slot.protected(&mut cache_errors));
-        if let Some(code) = found {
-            return Ok(Prepared {
-                code: code?,
-                origin: Origin::Cache,
-            });
-        }
-        let Compiled { code, origin, .. } = variant.compile(wasm, slot.as_ref(), cache_errors)?;
-        // What was stored is what later guests will map: this one shares it with them.
-        let stored = slot
-            .filter(|_| matches!(origin, Origin::Compiled { stored: true, .. }))
-            .and_then(|slot| slot.protected(&mut Vec::new()));
-        Ok(Prepared {
-            code: stored.and_then(Result::ok).unwrap_or(code),
-            origin,
-        })
+        self.variant(wasm).prepare(wasm, cache)
+    }
+
+    /// As [`Engine::prepare`], for a guest that shares its thread with others, whatever this engine's are.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn prepare_to_share(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<Prepared, LoadError> {
+        self.sharing.prepare(wasm, cache)
     }
 
     /// Makes a program of machine code that was prepared, by whichever engine of this build, without compiling anything. The code is mapped, so that its memory
@@ -270,6 +260,27 @@ impl Variant {
             components: OnceLock::new(),
             http_components: OnceLock::new(),
             modules: OnceLock::new(),
+        })
+    }
+
+    fn prepare(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<Prepared, LoadError> {
+        let slot = self.slot(wasm, cache);
+        let mut cache_errors = Vec::new();
+        let found = slot.as_ref().and_then(|slot| slot.protected(&mut cache_errors));
+        if let Some(code) = found {
+            return Ok(Prepared {
+                code: code?,
+                origin: Origin::Cache,
+            });
+        }
+        let Compiled { code, origin, .. } = self.compile(wasm, slot.as_ref(), cache_errors)?;
+        // What was stored is what later guests will map: this one shares it with them.
+        let stored = slot
+            .filter(|_| matches!(origin, Origin::Compiled { stored: true, .. }))
+            .and_then(|slot| slot.protected(&mut Vec::new()));
+        Ok(Prepared {
+            code: stored.and_then(Result::ok).unwrap_or(code),
+            origin,
         })
     }
 

@@ -20,6 +20,7 @@ node_tests!(
     each_function_is_given_its_own,
     one_ends_and_the_others_go_on,
     stopped_and_killed_containers_end_alone,
+    a_function_that_computes_stops_no_other,
     memory_is_limited_for_each_container,
     what_cannot_be_kept_is_refused,
     other_users_than_root_share_a_process_too,
@@ -330,6 +331,30 @@ fn stopped_and_killed_containers_end_alone(node: &Node) -> Result<()> {
     let again = pod.run(&inspect("again", &image, ["--exit", "3"]))?;
     assert_eq!(again.wait()?, 3, "{}", again.stderr()?);
     Ok(())
+}
+
+fn a_function_that_computes_stops_no_other(node: &Node) -> Result<()> {
+    let (image, echo_image, ping_image) = (
+        node.import_function("inspect", Form::Rootfs)?,
+        node.import_function("echo", Form::Rootfs)?,
+        node.import_function("ping", Form::Rootfs)?,
+    );
+    let pod = node.pod(&embedded("spins"))?;
+    echo(&pod, "echo", &echo_image)?;
+    let spins = ["one", "two"].map(|name| pod.run(&inspect(name, &image, ["--spin"])));
+    let [one, two] = spins;
+    let (one, two) = (one?, two?);
+    one.says(Stream::Stdout, "\"args\"")?;
+    two.says(Stream::Stdout, "\"args\"")?;
+    ping(&pod, "ping", &ping_image, "127.0.0.1:7000")?;
+    // They never call the host, and end all the same, without the patience of their end being tried.
+    one.stop(Duration::from_secs(30))?;
+    assert_eq!(one.wait()?, 143);
+    two.stop(Duration::ZERO)?;
+    assert_eq!(two.wait()?, 137);
+    let log = node.log();
+    assert!(!log.contains("does not say that guest"), "{log}");
+    ping(&pod, "again", &ping_image, "127.0.0.1:7000")
 }
 
 fn memory_is_limited_for_each_container(node: &Node) -> Result<()> {

@@ -31,6 +31,7 @@ pub struct Compiled {
 struct Job {
     wasm: WireFd<OwnedFd>,
     cache: PathBuf,
+    shared: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,16 +41,18 @@ struct Done {
     cache_errors: Vec<String>,
 }
 
-/// Machine code for the component or module `wasm`; `name` is for messages. A process of its own does it: compiling needs
+/// Machine code for the component or module `wasm`, which shares its thread with others when it is `shared`; `name` is for
+/// messages. A process of its own does it: compiling needs
 /// much memory and many threads, and the shim lives as long as its pod.
 ///
 /// # Errors
 /// [`ShimError::Load`] for what cannot be compiled or linked.
-pub fn compile(name: &str, wasm: File) -> Result<Compiled, ShimError> {
+pub fn compile(name: &str, wasm: File, shared: bool) -> Result<Compiled, ShimError> {
     let cache = std::env::var_os(CACHE_VARIABLE).map_or_else(|| PathBuf::from(ROOT_DIR), PathBuf::from);
     let job = Job {
         wasm: WireFd::new(OwnedFd::from(wasm)),
         cache,
+        shared,
     };
     let done = Zygote::global()
         .spawn()
@@ -99,7 +102,11 @@ fn run(job: Job) -> Result<Done, WireError> {
     let cache = Cache::open(&job.cache)
         .map_err(|error| cache_errors.push(error.to_string()))
         .ok();
-    let prepared = engine()?.prepare(&wasm, cache.as_ref())?;
+    let prepared = if job.shared {
+        engine()?.prepare_to_share(&wasm, cache.as_ref())?
+    } else {
+        engine()?.prepare(&wasm, cache.as_ref())?
+    };
     let cached = match &prepared.origin {
         Origin::Cache => true,
         Origin::Compiled {

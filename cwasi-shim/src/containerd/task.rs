@@ -84,11 +84,11 @@ pub struct Task {
     starting: Mutex<()>,
 }
 
-/// Machine code for a guest that was found.
-fn machine_code(spec: &TaskSpec, name: &str, wasm: File) -> Result<File, ShimError> {
+/// Machine code for a guest that was found, and that shares its thread or does not.
+fn machine_code(spec: &TaskSpec, name: &str, wasm: File, shared: bool) -> Result<File, ShimError> {
     // Bad annotations are told before anything is compiled.
     guest_config(&spec.bundle.spec)?;
-    let compiled = compile(name, wasm)?;
+    let compiled = compile(name, wasm, shared)?;
     for error in &compiled.cache_errors {
         log::warn!("{name}: {error}");
     }
@@ -116,12 +116,12 @@ impl Task {
         let work = match Workload::find(bundle, &spec.id, &spec.containerd, &spec.namespace)? {
             Workload::Native => Work::Native,
             Workload::Guest { name, wasm } if embedding.applies(bundle)? => {
-                let code = machine_code(&spec, &name, wasm)?;
+                let code = machine_code(&spec, &name, wasm, true)?;
                 let (joined, stand_in) = embedding.join(&spec.id, bundle, &code)?;
                 membership = Some(joined);
                 Work::StandIn(stand_in.into())
             }
-            Workload::Guest { name, wasm } => Work::Guest(machine_code(&spec, &name, wasm)?.into()),
+            Workload::Guest { name, wasm } => Work::Guest(machine_code(&spec, &name, wasm, false)?.into()),
         };
         let has_own_process = matches!(work, Work::Guest(_));
         let container = Container::create(&spec.id, bundle, &spec.stdio, work)?;
