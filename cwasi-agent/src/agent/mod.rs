@@ -150,6 +150,8 @@ pub struct Agent {
     /// Why the kernel's maps could not be read the last time.
     unread: Option<String>,
     reported: Totals,
+    /// Events that the kernel lost, as last reported.
+    lost_events: u64,
     recent: Recent,
     events: EventLog,
 }
@@ -182,6 +184,7 @@ impl Agent {
             unsaved: None,
             unread: None,
             reported: Totals::default(),
+            lost_events: 0,
             recent: Recent::default(),
             events: EventLog::default(),
         };

@@ -550,8 +550,14 @@ fn counters_are_sums_over_open_and_closed_and_never_fall() {
         .world()
         .traffic
         .insert(TrafficKey { src: 1, dst: 2 }, closed);
-    assert_eq!(bench.agent.snapshot().totals.traffic.redirect_bytes, 150);
+    bench.fake.world().lost_events = 3;
+    let snapshot = bench.agent.snapshot();
+    assert_eq!(
+        (snapshot.totals.traffic.redirect_bytes, snapshot.lost_events),
+        (150, 3)
+    );
     bench.fake.world().refuse_reads = true;
+    assert_eq!(bench.agent.snapshot().lost_events, 3);
     let status = bench.agent.status();
     assert_eq!(status.traffic.redirect_bytes, 150);
     assert_eq!(status.degraded[0].reason, "kernel_maps");

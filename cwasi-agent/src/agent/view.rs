@@ -103,6 +103,8 @@ impl Agent {
         };
         set_process(&mut reading.totals.traffic, self.processes.total());
         reading.totals = self.reported.rise_to(&reading.totals);
+        self.lost_events = reading.lost_events.max(self.lost_events);
+        reading.lost_events = self.lost_events;
         reading
     }
 
