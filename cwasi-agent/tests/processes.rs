@@ -6,7 +6,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,9 @@ use cwasi_client::process_report::{
     FunctionRef, MAX_CONNECTIONS, ProcessConnection, ProcessEnd, ProcessReport, ProcessTotals, Reporter,
     monotonic_ns,
 };
-use cwasi_client::protocol::{ErrorCode, Flow, FunctionSpec, MAX_REQUEST_BYTES, Reply, Request, Status};
+use cwasi_client::protocol::{
+    ApiError, ErrorCode, Flow, FunctionSpec, MAX_REQUEST_BYTES, Reply, Request, Status,
+};
 use fixture::{Running, leaf};
 
 fn end(function: &str, address: &str) -> ProcessEnd {
@@ -209,7 +212,7 @@ fn a_reporter_finds_agents_that_come_and_go() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("agent.sock");
     let messages = Arc::new(AtomicU64::new(0));
-    let reporter = Reporter::start(socket.clone(), of(&leaf), {
+    let told = {
         let messages = Arc::clone(&messages);
         move || match messages.load(Ordering::Relaxed) {
             0 => ProcessReport::default(),
@@ -218,8 +221,9 @@ fn a_reporter_finds_agents_that_come_and_go() {
                 ..report(messages)
             },
         }
-    })
-    .unwrap();
+    };
+    let refused = |error| panic!("refused: {error}");
+    let reporter = Reporter::start(socket.clone(), of(&leaf), told, refused).unwrap();
     messages.store(7, Ordering::Relaxed);
     // An agent comes, which learns of the function later still.
     symlink(&first.socket, &socket).unwrap();
@@ -243,4 +247,40 @@ fn a_reporter_finds_agents_that_come_and_go() {
         .unwrap_or_else(PoisonError::into_inner)
         .functions();
     assert_eq!(agent[0].sent.process_messages, 9);
+}
+
+#[test]
+fn a_report_that_is_refused_is_told_once() {
+    let running = Running::new();
+    let Some(leaf) = leaf("processes-refused") else {
+        return;
+    };
+    let (refused, refusals) = channel();
+    let is_named = Arc::new(AtomicBool::new(false));
+    let told = {
+        let (is_named, mut messages) = (Arc::clone(&is_named), 0);
+        move || {
+            messages += 1;
+            let mut report = report(messages);
+            if !is_named.load(Ordering::Relaxed) {
+                report.connections[0].client.function = "a b".to_owned();
+            }
+            report
+        }
+    };
+    running.client().register(&sandbox(&running, &leaf)).unwrap();
+    let refused = move |error: ApiError| refused.send(error).unwrap();
+    let reporter = Reporter::start(running.socket.clone(), of(&leaf), told, refused).unwrap();
+    let refusal = refusals.recv().unwrap();
+    assert_eq!(refusal.code, ErrorCode::Invalid);
+    assert!(refusal.message.contains("a b"), "{refusal}");
+    assert_eq!(status(&running).traffic.process_messages, 0);
+    // What can be taken later is.
+    is_named.store(true, Ordering::Relaxed);
+    drop(reporter);
+    assert!(status(&running).traffic.process_messages > 1);
+    assert!(
+        refusals.recv().is_err(),
+        "it was told once, and nobody is left to tell more"
+    );
 }

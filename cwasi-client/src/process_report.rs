@@ -16,6 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, ClientError};
+use crate::protocol::{ApiError, ErrorCode};
 
 /// Most connections that a report may list: as many as fit into a request with names and addresses of usual length.
 pub const MAX_CONNECTIONS: usize = 256;
@@ -108,16 +109,20 @@ impl Reporter {
     /// Asks `report` every [`EVERY`], and sends what it returns to the agent on `socket` when that changed, or was last sent
     /// [`REPEAT`] ago. A process without any in-process connection sends nothing.
     ///
+    /// `refused` is called, once, with what the agent says when it does not take what it is sent: until `report` returns
+    /// something else, what passes in this process is not shown anywhere.
+    ///
     /// # Errors
     /// The thread cannot be made.
     pub fn start(
         socket: PathBuf,
         of: FunctionRef,
         mut report: impl FnMut() -> ProcessReport + Send + 'static,
+        refused: impl FnOnce(ApiError) + Send + 'static,
     ) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let run = move || {
-            let mut told = Told::new(socket, of);
+            let mut told = Told::new(socket, of, refused);
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                 told.tell(report(), Instant::now());
             }
@@ -152,19 +157,22 @@ impl Drop for Reporter {
 }
 
 /// What the agent was told.
-struct Told {
+struct Told<F> {
     socket: PathBuf,
     of: FunctionRef,
     /// The last report that the agent took, and when.
     last: Option<(ProcessReport, Instant)>,
+    /// Hears of the first report that the agent does not take.
+    refused: Option<F>,
 }
 
-impl Told {
-    const fn new(socket: PathBuf, of: FunctionRef) -> Self {
+impl<F: FnOnce(ApiError)> Told<F> {
+    const fn new(socket: PathBuf, of: FunctionRef, refused: F) -> Self {
         Self {
             socket,
             of,
             last: None,
+            refused: Some(refused),
         }
     }
 
@@ -177,7 +185,15 @@ impl Told {
         if is_known {
             return;
         }
-        self.last = self.send(&report).ok().map(|()| (report, now));
+        let sent = self.send(&report);
+        self.last = sent.is_ok().then_some((report, now));
+        // Not yet registered, or no longer, is how functions begin and end.
+        if let Err(ClientError::Refused(error)) = sent
+            && error.code != ErrorCode::NotFound
+            && let Some(refused) = self.refused.take()
+        {
+            refused(error);
+        }
     }
 
     /// Connects for each report: an agent keeps few connections, and closes those that are silent.
@@ -220,6 +236,10 @@ mod tests {
             open: connections as u64,
             connections: vec![connection; connections],
         }
+    }
+
+    fn not_refused(error: ApiError) {
+        panic!("refused: {error}");
     }
 
     /// An agent that takes every report and passes it on; it ends with the receiver.
@@ -318,7 +338,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         let of = FunctionRef::Id(3);
-        let mut told = Told::new(path.clone(), of.clone());
+        let mut told = Told::new(path.clone(), of.clone(), not_refused);
         let start = Instant::now();
         told.tell(report(1, 1), start);
         assert!(told.last.is_none(), "there is no agent");
@@ -351,7 +371,7 @@ mod tests {
             report(1, 1)
         };
         keeper
-            .send(Reporter::start(path, FunctionRef::Id(1), ask).unwrap())
+            .send(Reporter::start(path, FunctionRef::Id(1), ask, not_refused).unwrap())
             .unwrap();
         is_done.recv().unwrap();
         while is_done.recv().is_ok() {}
@@ -361,7 +381,8 @@ mod tests {
     fn the_last_report_is_sent_before_the_reporter_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
-        let reporter = Reporter::start(path.clone(), FunctionRef::Id(1), || report(9, 2)).unwrap();
+        let reporter =
+            Reporter::start(path.clone(), FunctionRef::Id(1), || report(9, 2), not_refused).unwrap();
         let reports = agent(&path);
         drop(reporter);
         let (_, last) = reports.try_iter().last().unwrap();
@@ -369,6 +390,6 @@ mod tests {
         assert_eq!((last.open, last.connections.len()), (0, 0));
         // Nobody to tell: it ends all the same.
         let path = dir.path().join("nobody.sock");
-        drop(Reporter::start(path, FunctionRef::Id(1), || report(9, 2)).unwrap());
+        drop(Reporter::start(path, FunctionRef::Id(1), || report(9, 2), not_refused).unwrap());
     }
 }
