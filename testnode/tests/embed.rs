@@ -23,7 +23,7 @@ node_tests!(
     a_function_that_computes_stops_no_other,
     memory_is_limited_for_each_container,
     what_cannot_be_kept_is_refused,
-    other_users_than_root_share_a_process_too,
+    confined_functions_share_a_process_too,
     functions_end_with_their_process,
     a_pod_outlives_containerd,
     what_a_killed_shim_leaves_is_cleaned_up,
@@ -281,6 +281,9 @@ fn one_ends_and_the_others_go_on(node: &Node) -> Result<()> {
         let container = pod.run(&inspect(&format!("code-{code}"), &image, ["--exit", &code]))?;
         assert_eq!(container.wait()?.to_string(), code);
     }
+    let module = node.import_function("inspect-p1", Form::Rootfs)?;
+    let module = pod.run(&inspect("module", &module, ["--exit", "7"]))?;
+    assert_eq!(module.wait()?, 7, "{}", module.stderr()?);
     let trapped = pod.run(&inspect("trap", &image, ["--trap"]))?;
     assert_eq!(trapped.wait()?, 134);
     assert!(
@@ -411,20 +414,33 @@ fn what_cannot_be_kept_is_refused(node: &Node) -> Result<()> {
     Ok(())
 }
 
-fn other_users_than_root_share_a_process_too(node: &Node) -> Result<()> {
+fn confined_functions_share_a_process_too(node: &Node) -> Result<()> {
     let (echo_image, ping_image) = (
         node.import_function("echo", Form::Rootfs)?,
         node.import_function("ping", Form::Rootfs)?,
     );
-    let pod = node.pod(&embedded("user"))?;
+    let pod = node.pod(&embedded("confined"))?;
     let spec = ContainerSpec::new("echo", &echo_image).args(["0.0.0.0:7000"]);
-    pod.run(&spec.user(1000))?.says(Stream::Stderr, "listening")?;
+    pod.run(&spec.user(1000).confined())?
+        .says(Stream::Stderr, "listening")?;
     let status = fs::read_to_string(format!("/proc/{}/status", process(node, &pod)?)).expect("it runs");
-    let uid = status.lines().find(|line| line.starts_with("Uid:"));
-    assert_eq!(uid, Some("Uid:\t1000\t1000\t1000\t1000"));
-    let spec = ContainerSpec::new("ping", &ping_image).user(1000);
+    let of = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        line.unwrap_or_default().split_whitespace().collect::<Vec<_>>()
+    };
+    assert_eq!(of("Uid:"), ["1000"; 4]);
+    assert_eq!(of("NoNewPrivs:"), ["1"]);
+    // A filter.
+    assert_eq!(of("Seccomp:"), ["2"]);
+    let spec = ContainerSpec::new("ping", &ping_image).user(1000).confined();
     let ping = pod.run(&spec.args(["127.0.0.1:7000", "--size", "1000", "--count", "100"]))?;
     assert_eq!(ping.wait()?, 0, "{}", ping.stderr()?);
+    let other = ContainerSpec::new("other", &ping_image).user(1000);
+    let refused = refusal(
+        &pod,
+        &other.args(["127.0.0.1:7000", "--size", "1", "--count", "1"]),
+    );
+    assert!(refused.contains("differ"), "{refused}");
     Ok(())
 }
 

@@ -94,6 +94,7 @@ pub struct ContainerSpec {
     config: proto::ContainerConfig,
     resources: proto::LinuxContainerResources,
     user: Option<i64>,
+    confined: bool,
 }
 
 impl ContainerSpec {
@@ -116,6 +117,7 @@ impl ContainerSpec {
             },
             resources: proto::LinuxContainerResources::default(),
             user: None,
+            confined: false,
         }
     }
 
@@ -192,6 +194,13 @@ impl ContainerSpec {
         self
     }
 
+    /// With the runtime's seccomp profile, and without a way to more rights, as Kubernetes' profile `restricted` wants.
+    #[must_use]
+    pub const fn confined(mut self) -> Self {
+        self.confined = true;
+        self
+    }
+
     /// The CRI's message of its limits.
     pub(super) fn resources(&self) -> proto::LinuxContainerResources {
         self.resources.clone()
@@ -204,6 +213,11 @@ impl ContainerSpec {
                 resources: Some(self.resources()),
                 security_context: Some(proto::LinuxContainerSecurityContext {
                     namespace_options: Some(namespaces()),
+                    no_new_privs: self.confined,
+                    seccomp: self.confined.then(|| proto::SecurityProfile {
+                        profile_type: proto::security_profile::ProfileType::RuntimeDefault.into(),
+                        ..Default::default()
+                    }),
                     run_as_user: self.user.map(|value| proto::Int64Value { value }),
                     ..Default::default()
                 }),

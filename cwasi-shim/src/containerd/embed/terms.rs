@@ -94,6 +94,10 @@ impl Terms {
                 }),
             ),
             (
+                "device rules",
+                of_linux(|linux| json!(linux.resources().as_ref().map(|resources| resources.devices()))),
+            ),
+            (
                 "user namespace mappings",
                 of_linux(|linux| json!([linux.uid_mappings(), linux.gid_mappings()])),
             ),
@@ -202,7 +206,10 @@ mod tests {
     #[test]
     fn what_differs_is_named() {
         type Change = fn(&mut Value);
-        let changes: [(&str, Change); 7] = [
+        let changes: [(&str, Change); 8] = [
+            ("device rules", |spec| {
+                spec["linux"]["resources"]["devices"] = json!([{ "allow": true, "access": "rwm" }])
+            }),
             ("user and groups", |spec| {
                 spec["process"]["user"]["uid"] = json!(7)
             }),
