@@ -247,7 +247,11 @@ impl Handle {
                 .upgrade()
                 .map_or_else(ProcessReport::default, |handle| handle.lock().report.clone())
         };
-        match Reporter::start(agent_socket(), of, report) {
+        let id = self.id.clone();
+        let refused = move |error| {
+            log::warn!("{id}: the agent does not take what its functions say to each other: {error}");
+        };
+        match Reporter::start(agent_socket(), of, report, refused) {
             Ok(reporter) => {
                 *self.reporter.lock().unwrap_or_else(PoisonError::into_inner) = Some(reporter);
             }
