@@ -82,8 +82,7 @@ impl Transport {
     fn end_reading(&self) {
         match self {
             Self::Kernel(stream) => stream.shutdown(Shutdown::Read),
-            // What comes stays unread, as in the kernel.
-            Self::Pipe(_) => {}
+            Self::Pipe(end) => end.end_reading(),
         }
     }
 

@@ -11,7 +11,8 @@ use wasmtime_wasi::sockets::SocketAddrUse;
 
 use super::connection::Transport;
 use super::local::Listening;
-use super::{Network, kernel, options};
+use super::options::Inherited;
+use super::{Network, kernel};
 
 /// A listening socket.
 pub(super) struct Listener {
@@ -99,11 +100,17 @@ impl Listener {
         self.address
     }
 
-    /// A socket with the options that one accepted here would have.
-    pub(super) fn settings_of_accepted(&self) -> io::Result<OwnedFd> {
-        let socket = kernel::socket(self.address.is_ipv4())?;
-        options::copy(self, &socket, self.address.is_ipv6())?;
-        Ok(socket)
+    /// The options of what is accepted here.
+    pub(super) fn inherited(&self) -> io::Result<Inherited> {
+        Inherited::of(self, self.address.is_ipv4())
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(local) = &self.local {
+            local.close();
+        }
     }
 }
 

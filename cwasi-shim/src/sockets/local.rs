@@ -45,10 +45,11 @@ pub(super) struct Listening {
     network: LocalNetwork,
 }
 
-impl Drop for Listening {
-    fn drop(&mut self) {
+impl Listening {
+    /// The listener is gone: nobody finds it any more, whoever still waits is refused.
+    pub(super) fn close(&self) {
+        self.network.forget(self);
         self.backlog.close();
-        self.network.forget(self.address.port());
     }
 }
 
@@ -95,10 +96,11 @@ impl LocalNetwork {
         listening
     }
 
-    fn forget(&self, port: u16) {
+    fn forget(&self, listening: &Listening) {
+        let port = listening.address.port();
         let mut listeners = lock(&self.0.listeners);
         if let Some(of_port) = listeners.get_mut(&port) {
-            of_port.retain(|listening| listening.strong_count() > 0);
+            of_port.retain(|other| !std::ptr::eq(other.as_ptr(), listening));
             if of_port.is_empty() {
                 listeners.remove(&port);
             }

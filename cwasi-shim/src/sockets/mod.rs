@@ -3,12 +3,12 @@
 //! One socket type, two transports: a socket of the kernel, and a pipe between functions of one process. A guest cannot tell
 //! them apart, except by the time they take.
 //!
-//! - [`host`]: the functions that a guest imports; [`direct`]: the calls of `wasi:io` that carry bytes, without the copies and
-//!   the bookkeeping of the stock ones. [`stream`]: connections for protocols that the host speaks for a guest.
-//! - [`socket`]: the states of a socket; [`dial`] and [`listener`]: how it gets to a connection.
-//! - [`connection`]: a connection over either transport, and its [`streams`]; [`pending`]: what the kernel did not take at once.
-//! - [`kernel`]: sockets of the kernel; [`options`]: their options.
-//! - [`local`]: the network inside the process; [`backlog`], [`pipe`], [`flow`]: what it is made of.
+//! - `host`: the functions that a guest imports; `direct`: the calls of `wasi:io` that carry bytes, without the copies and
+//!   the bookkeeping of the stock ones. `stream`: connections for protocols that the host speaks for a guest.
+//! - `socket`: the states of a socket; `dial` and `listener`: how it gets to a connection.
+//! - `connection`: a connection over either transport, and its `streams`; `pending`: what the kernel did not take at once.
+//! - `kernel`: sockets of the kernel; `options`: their options.
+//! - `local`: the network inside the process; `backlog`, `pipe`, `flow`: what it is made of.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,6 +38,8 @@ mod pipe;
 mod socket;
 mod stream;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use stream::{Acceptor, Stream};
 

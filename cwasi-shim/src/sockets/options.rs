@@ -26,20 +26,44 @@ pub(super) fn prepare(socket: &OwnedFd) -> io::Result<()> {
     Ok(sockopt::set_socket_keepalive(socket, true)?)
 }
 
-/// Gives `to` the options that a socket inherits from the listener that accepts it. The kernel gives the listener twice the
-/// sizes of buffers that it was given, and gives `to` twice what it is given here.
-pub(super) fn copy(from: impl AsFd, to: impl AsFd, ipv6: bool) -> io::Result<()> {
-    sockopt::set_socket_keepalive(&to, sockopt::socket_keepalive(&from)?)?;
-    sockopt::set_tcp_keepidle(&to, sockopt::tcp_keepidle(&from)?)?;
-    sockopt::set_tcp_keepintvl(&to, sockopt::tcp_keepintvl(&from)?)?;
-    sockopt::set_tcp_keepcnt(&to, sockopt::tcp_keepcnt(&from)?)?;
-    sockopt::set_socket_recv_buffer_size(&to, sockopt::socket_recv_buffer_size(&from)? / 2)?;
-    sockopt::set_socket_send_buffer_size(&to, sockopt::socket_send_buffer_size(&from)? / 2)?;
-    if ipv6 {
-        // Of IPv6 the kernel does not inherit it.
-        return Ok(());
+/// The options that a socket inherits from the listener that accepts it. (Linux does so with the hop limit of IPv4 only.)
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inherited {
+    keep_alive: bool,
+    idle: Duration,
+    interval: Duration,
+    count: u32,
+    receive_buffer: usize,
+    send_buffer: usize,
+    ttl: Option<u32>,
+}
+
+impl Inherited {
+    pub(super) fn of(listener: impl AsFd, ipv4: bool) -> io::Result<Self> {
+        Ok(Self {
+            keep_alive: sockopt::socket_keepalive(&listener)?,
+            idle: sockopt::tcp_keepidle(&listener)?,
+            interval: sockopt::tcp_keepintvl(&listener)?,
+            count: sockopt::tcp_keepcnt(&listener)?,
+            receive_buffer: sockopt::socket_recv_buffer_size(&listener)?,
+            send_buffer: sockopt::socket_send_buffer_size(&listener)?,
+            ttl: ipv4.then(|| sockopt::ip_ttl(&listener)).transpose()?,
+        })
     }
-    Ok(sockopt::set_ip_ttl(&to, sockopt::ip_ttl(&from)?)?)
+
+    pub(super) fn give(&self, socket: impl AsFd) -> io::Result<()> {
+        sockopt::set_socket_keepalive(&socket, self.keep_alive)?;
+        sockopt::set_tcp_keepidle(&socket, self.idle)?;
+        sockopt::set_tcp_keepintvl(&socket, self.interval)?;
+        sockopt::set_tcp_keepcnt(&socket, self.count)?;
+        // The kernel doubles what it is given.
+        sockopt::set_socket_recv_buffer_size(&socket, self.receive_buffer / 2)?;
+        sockopt::set_socket_send_buffer_size(&socket, self.send_buffer / 2)?;
+        if let Some(ttl) = self.ttl {
+            sockopt::set_ip_ttl(&socket, ttl)?;
+        }
+        Ok(())
+    }
 }
 
 /// The keepalive that a guest sees: what it set, and otherwise what a socket has by default. What the host set for itself

@@ -18,7 +18,7 @@ use super::connection::{Connection, Transport};
 use super::dial::{Dialled, dial};
 use super::error::code;
 use super::listener::Listener;
-use super::options::KeepAlive;
+use super::options::{Inherited, KeepAlive};
 use super::{Network, address, kernel};
 
 /// Connections that may wait to be accepted, unless the guest says otherwise; as in Rust's standard library.
@@ -41,7 +41,7 @@ enum State {
     New(OwnedFd),
     Connecting(Attempt),
     Connected(Arc<Connection>, Settings),
-    Listening(Arc<Listener>),
+    Listening(Listener),
     Closed(ErrorCode),
 }
 
@@ -57,8 +57,8 @@ enum Settings {
     Connection,
     /// At a socket that carries nothing else.
     Apart(OwnedFd),
-    /// Nowhere yet: those of the listener that accepted it hold.
-    Inherited(Arc<Listener>),
+    /// Nowhere yet: they are those of the listener that accepted it.
+    Inherited(Inherited),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,7 +206,7 @@ impl TcpSocket {
         if let State::New(socket) = std::mem::replace(&mut self.state, State::Closed(ErrorCode::Unknown)) {
             let listener = Listener::begin(Arc::clone(&self.network), socket, local, self.backlog);
             let listener = listener.map_err(code)?;
-            self.state = State::Listening(Arc::new(listener));
+            self.state = State::Listening(listener);
         }
         self.begin(Operation::Listen);
         Ok(())
@@ -230,7 +230,7 @@ impl TcpSocket {
         })?;
         let settings = match &transport {
             Transport::Kernel(_) => Settings::Connection,
-            Transport::Pipe(_) => Settings::Inherited(Arc::clone(listener)),
+            Transport::Pipe(_) => Settings::Inherited(listener.inherited().map_err(code)?),
         };
         let connection = Connection::new(transport, self.network.unsent.clone());
         let socket = Self {
@@ -311,7 +311,7 @@ impl TcpSocket {
         match &mut self.state {
             State::New(socket) => Ok((*socket).as_fd()),
             State::Connected(connection, settings) => settings.of(connection),
-            State::Listening(listener) => Ok(Listener::as_fd(listener)),
+            State::Listening(listener) => Ok((*listener).as_fd()),
             State::Connecting(_) => Err(ErrorCode::InvalidState),
             State::Closed(error) => Err(*error),
         }
@@ -338,8 +338,11 @@ impl TcpSocket {
 
 impl Settings {
     fn of<'a>(&'a mut self, connection: &'a Connection) -> Result<BorrowedFd<'a>, ErrorCode> {
-        if let Self::Inherited(listener) = self {
-            *self = Self::Apart(listener.settings_of_accepted().map_err(code)?);
+        if let Self::Inherited(inherited) = self {
+            let ipv4 = connection.transport().local_address().map_err(code)?.is_ipv4();
+            let socket = kernel::socket(ipv4).map_err(code)?;
+            inherited.give(&socket).map_err(code)?;
+            *self = Self::Apart(socket);
         }
         match (self, connection.transport()) {
             (Self::Apart(socket), _) => Ok((*socket).as_fd()),

@@ -32,6 +32,21 @@ impl Stream {
     pub(crate) fn peer_address(&self) -> io::Result<SocketAddr> {
         self.0.remote_address()
     }
+
+    #[cfg(test)]
+    pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
+        self.0.local_address()
+    }
+
+    #[cfg(test)]
+    pub(super) const fn is_inside(&self) -> bool {
+        matches!(self.0, Transport::Pipe(_))
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_transport(self) -> Transport {
+        self.0
+    }
 }
 
 impl AsyncRead for Stream {
