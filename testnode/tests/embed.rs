@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 node_tests!(
     functions_of_a_pod_talk_to_each_other_and_to_others,
     the_agent_shows_what_stays_in_the_process,
+    the_annotation_needs_a_pod,
     http_functions_share_a_process_too,
     each_function_is_given_its_own,
     one_ends_and_the_others_go_on,
@@ -141,7 +142,6 @@ fn functions_of_a_pod_talk_to_each_other_and_to_others(node: &Node) -> Result<()
 }
 
 fn the_agent_shows_what_stays_in_the_process(node: &Node) -> Result<()> {
-    node.start_agent()?;
     let (echo_image, ping_image) = (
         node.import_function("echo", Form::Rootfs)?,
         node.import_function("ping", Form::Rootfs)?,
@@ -150,6 +150,8 @@ fn the_agent_shows_what_stays_in_the_process(node: &Node) -> Result<()> {
     echo(&pod, "echo", &echo_image)?;
     let spec = ContainerSpec::new("ping", &ping_image);
     let client = pod.run(&spec.args(["127.0.0.1:7000", "--size", "1000", "--count", "100000000"]))?;
+    // One that comes later knows it all, too.
+    node.start_agent()?;
     let flow = wait::until("a flow inside of the process", || {
         let flows = node.agent().flows()?;
         Ok(flows.into_iter().find(|flow| {
@@ -182,6 +184,19 @@ fn the_agent_shows_what_stays_in_the_process(node: &Node) -> Result<()> {
     wait::until("its flow ends", || {
         let flows = node.agent().flows()?;
         Ok((!flows.iter().any(|flow| flow.path == "process")).then_some(()))
+    })
+}
+
+fn the_annotation_needs_a_pod(node: &Node) -> Result<()> {
+    let image = node.import_function("inspect", Form::Rootfs)?;
+    let flags = ["--rm", "--annotation", "cwasi.dev/embed=true"];
+    let ran = node.ctr_run("cwasi", &flags, &image, "alone", &["/app.wasm", "--exit", "5"])?;
+    assert_eq!(ran.status.code(), Some(5), "{ran:?}");
+    wait::until("the log says that it had no effect", || {
+        Ok(node
+            .log()
+            .contains("annotation cwasi.dev/embed has no effect")
+            .then_some(()))
     })
 }
 

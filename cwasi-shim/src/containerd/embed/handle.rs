@@ -363,3 +363,47 @@ fn describe_functions(sandbox: &Sandbox, pid: u32, cgroup: &Path, members: Vec<S
         ..describe(bundle, &sandbox.namespace, &name, pid, cgroup)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cwasi_client::process_report::{ProcessConnection, ProcessEnd, ProcessTotals};
+
+    use super::*;
+
+    #[test]
+    fn a_report_says_nothing_of_others_and_takes_nothing_back() {
+        let end = |function: &str| ProcessEnd {
+            function: function.to_owned(),
+            address: "127.0.0.1:80".parse().unwrap(),
+            messages: 1,
+            bytes: 2,
+        };
+        let connection = |client: &str, server: &str| ProcessConnection {
+            client: end(client),
+            server: end(server),
+            established_ns: 0,
+        };
+        let totals = |connections, messages, bytes| ProcessTotals {
+            connections,
+            messages,
+            bytes,
+        };
+        let before = ProcessReport {
+            totals: totals(5, 5, 5),
+            ..Default::default()
+        };
+        let many = std::iter::repeat_n(connection("a", "b"), 2 * MAX_CONNECTIONS);
+        let report = ProcessReport {
+            totals: totals(6, 4, 5),
+            open: 9,
+            connections: [connection("a", "other"), connection("other", "b")]
+                .into_iter()
+                .chain(many)
+                .collect(),
+        };
+        let members = BTreeMap::from([(1, "a".to_owned()), (2, "b".to_owned())]);
+        let passed_on = believable(report, &before, &members);
+        assert_eq!(passed_on.totals, totals(6, 5, 5));
+        assert_eq!(passed_on.connections, vec![connection("a", "b"); MAX_CONNECTIONS]);
+    }
+}

@@ -107,11 +107,22 @@ impl Host {
     fn report(&self) {
         let report = ProcessReport::from(self.network.traffic());
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        if *reported != report {
-            match self.control.send(&Notice::Report(report.clone())) {
-                Ok(()) => *reported = report,
+        if *reported == report {
+            return;
+        }
+        let all = report.connections.len();
+        let mut listed = all;
+        loop {
+            let part = ProcessReport {
+                connections: report.connections[all - listed..].to_vec(),
+                ..report
+            };
+            match self.control.send(&Notice::Report(part)) {
+                Ok(()) => break *reported = report,
+                // Long names: the connections that were made last are listed.
+                Err(WireError::TooLong { .. }) if listed > 0 => listed = listed * 3 / 4,
                 // The next one says it all.
-                Err(error) => log::debug!("a report is left out: {error}"),
+                Err(error) => break log::debug!("a report is left out: {error}"),
             }
         }
     }
@@ -225,4 +236,144 @@ fn read(memory: OwnedFd) -> io::Result<Given> {
     let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
     memory.read_exact_at(&mut bytes, 0)?;
     Ok(serde_json::from_slice(&bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use super::super::message::Directory;
+    use super::*;
+    use crate::code::sealed;
+    use crate::exit;
+
+    /// What none of these tests takes, unless it hangs.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// A process without a process: it is served by the test's own thread.
+    struct Shim {
+        control: AsyncChannel,
+        guests: u64,
+    }
+
+    impl Shim {
+        /// Admits a guest, and gives its stand-in's end.
+        fn admit(&mut self, wat: &str) -> AsyncChannel {
+            let wasm = wat::parse_str(wat).unwrap();
+            let code = engine().unwrap().prepare_to_share(&wasm, None).unwrap().code;
+            let (stand_in, its) = Channel::pair().unwrap();
+            self.guests += 1;
+            let order = Order::Admit {
+                guest: self.guests,
+                name: format!("guest-{}", self.guests),
+            };
+            self.control
+                .send_with(&order, &[its.as_fd(), code.as_fd()])
+                .unwrap();
+            AsyncChannel::new(stand_in).unwrap()
+        }
+
+        /// The next guest that has gone.
+        async fn gone(&self) -> u64 {
+            match self.control.receive::<Notice>().await.unwrap().body {
+                Notice::Gone { guest } => guest,
+                Notice::Report(report) => panic!("nothing passed: {report:?}"),
+            }
+        }
+    }
+
+    fn test(test: impl AsyncFnOnce(Shim)) {
+        let (control, its) = Channel::pair().unwrap();
+        let runtime = sandbox::runtime().unwrap();
+        let ended = runtime.block_on(async {
+            let served = tokio::spawn(serve(its));
+            let control = AsyncChannel::new(control).unwrap();
+            tokio::time::timeout(LIMIT, test(Shim { control, guests: 0 })).await?;
+            // With the shim's end of the connection it ends.
+            assert!(matches!(served.await.unwrap(), Err(WireError::Closed)));
+            Ok::<(), tokio::time::error::Elapsed>(())
+        });
+        runtime.shutdown_background();
+        ended.unwrap();
+    }
+
+    /// What a stand-in sends to start its guest, which has a directory when `directory` is one.
+    fn start(stand_in: &AsyncChannel, directory: Option<&File>) {
+        let named = directory.map(|_| Directory {
+            guest: "/".to_owned(),
+            read_only: true,
+        });
+        let given = Given {
+            args: vec!["guest".to_owned()],
+            env: Vec::new(),
+            cwd: None,
+            http: SocketAddr::from(([127, 0, 0, 1], 0)),
+            allow_net: None,
+            memory_limit: None,
+            directories: named.into_iter().collect(),
+        };
+        let given = sealed(c"given", &serde_json::to_vec(&given).unwrap()).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let streams = [given.as_fd(), null.as_fd(), null.as_fd(), null.as_fd()];
+        let files: Vec<_> = streams.into_iter().chain(directory.map(AsFd::as_fd)).collect();
+        stand_in.send_with(&(), &files).unwrap();
+    }
+
+    async fn end_of(stand_in: &AsyncChannel) -> (u8, Option<String>) {
+        let end = stand_in.receive::<End>().await.unwrap().body;
+        (end.code, end.reason)
+    }
+
+    const RETURNS: &str = r#"(module (func (export "_start")))"#;
+    const TRAPS: &str = r#"(module (func (export "_start") unreachable))"#;
+    const SPINS: &str = r#"(module (func (export "_start") (loop br 0)))"#;
+
+    #[test]
+    fn each_guest_ends_alone() {
+        test(async |mut shim| {
+            let spinning = shim.admit(SPINS);
+            start(&spinning, None);
+            let directory = File::open("/").unwrap();
+            let returning = shim.admit(RETURNS);
+            start(&returning, Some(&directory));
+            assert_eq!(end_of(&returning).await, (0, None));
+            assert_eq!(shim.gone().await, 2);
+            let trapping = shim.admit(TRAPS);
+            start(&trapping, None);
+            let (code, reason) = end_of(&trapping).await;
+            assert_eq!(code, exit::TRAP);
+            assert!(reason.unwrap().contains("trapped"));
+            assert_eq!(shim.gone().await, 3);
+            // Nothing but its stand-in's end ends this one.
+            drop(spinning);
+            assert_eq!(shim.gone().await, 1);
+        });
+    }
+
+    #[test]
+    fn a_guest_that_was_never_started_goes_with_its_stand_in() {
+        test(async |mut shim| {
+            drop(shim.admit(SPINS));
+            assert_eq!(shim.gone().await, 1);
+        });
+    }
+
+    #[test]
+    fn a_stand_in_that_makes_no_sense_is_told_so() {
+        test(async |mut shim| {
+            let null = File::open("/dev/null").unwrap();
+            for (guest, files) in [0, START_FILES - 1, START_FILES, START_FILES + 1]
+                .into_iter()
+                .enumerate()
+            {
+                let stand_in = shim.admit(RETURNS);
+                stand_in.send_with(&(), &vec![null.as_fd(); files]).unwrap();
+                let (code, reason) = end_of(&stand_in).await;
+                assert_eq!(code, exit::HOST, "{files} files");
+                assert!(reason.unwrap().starts_with("the guest cannot be started"));
+                assert_eq!(shim.gone().await, guest as u64 + 1);
+            }
+        });
+    }
 }

@@ -205,6 +205,12 @@ impl AsyncChannel {
         self.0.get_ref().send(body, &[])
     }
 
+    /// As [`AsyncChannel::send`], with duplicates of `files`.
+    #[cfg(test)]
+    pub(super) fn send_with(&self, body: &impl Serialize, files: &[BorrowedFd<'_>]) -> Result<(), WireError> {
+        self.0.get_ref().send(body, files)
+    }
+
     /// Waits for a message. Nothing is lost when the wait is given up.
     ///
     /// # Errors
