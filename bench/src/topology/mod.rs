@@ -1,8 +1,10 @@
-//! Pods on a bridge, as a node's CNI plugin makes them, without touching the host's network.
+//! Pods on a bridge, as a node's CNI plugin makes them, without touching the host's network; and several such nodes behind a
+//! router.
 //!
 //! The bridge, the pods' default gateway and the Service addresses live in a network namespace that plays the node. The
 //! host keeps no interface, address, route or rule of it. Needs root; kernel 5.2 for NAT in nftables' inet family.
 
+mod cluster;
 mod netns;
 mod reap;
 mod service;
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::unistd::Uid;
 
+pub use cluster::Cluster;
 pub use netns::Netns;
 pub use reap::reap;
 pub use service::{SERVICE_CIDR_V4, SERVICE_CIDR_V6, Service};
@@ -63,6 +66,8 @@ pub struct Topology {
     // Pods go before the node, whose bridge their interfaces are on.
     pods: Vec<Pod>,
     node: Netns,
+    /// Which of the nodes of a cluster it is.
+    index: u8,
 }
 
 impl Topology {
@@ -71,6 +76,11 @@ impl Topology {
     /// # Errors
     /// [`Error::NotRoot`]; a tool is missing or fails; more than 200 pods.
     pub fn create(pods: &[&str]) -> Result<Self> {
+        Self::create_node(0, pods)
+    }
+
+    /// Makes a node whose pods have addresses of their own among the nodes of a cluster.
+    fn create_node(index: u8, pods: &[&str]) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if !Uid::effective().is_root() {
             return Err(Error::NotRoot);
@@ -78,20 +88,21 @@ impl Topology {
         assert!(pods.len() <= MAX_PODS, "a node has room for {MAX_PODS} pods");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = |part: &str| format!("{PREFIX}{part}-{number}-{}", process::id());
-        let v6 = Path::new("/proc/sys/net/ipv6").exists();
+        let v6 = has_v6();
         // Each guard exists before its namespace does: whatever fails below is undone.
         let mut topology = Self {
             pods: Vec::with_capacity(pods.len()),
             node: Netns::create(&name("node"))?,
+            index,
         };
-        topology.node.set_up_node(v6)?;
-        for (index, pod) in (2_u8..).zip(pods) {
+        topology.node.set_up_node(index, v6)?;
+        for (host, pod) in (2_u8..).zip(pods) {
             let pod = Pod {
                 netns: Netns::create(&name(pod))?,
-                v4: pod_v4(index),
-                v6: v6.then(|| pod_v6(index)),
+                v4: pod_v4(index, host),
+                v6: v6.then(|| pod_v6(index, host)),
             };
-            topology.plug(&pod, index)?;
+            topology.plug(&pod, host)?;
             topology.pods.push(pod);
         }
         Ok(topology)
@@ -110,10 +121,10 @@ impl Topology {
     }
 
     /// Connects a pod to the bridge and gives it addresses and a default route.
-    fn plug(&self, pod: &Pod, index: u8) -> Result<()> {
+    fn plug(&self, pod: &Pod, host: u8) -> Result<()> {
         let node = self.node.name();
-        let port = format!("pod{index}");
-        let gateway = pod_v4(1);
+        let port = format!("pod{host}");
+        let gateway = pod_v4(self.index, 1);
         let mut batch = format!(
             "link set lo up\n\
              link add {INTERFACE} type veth peer name {port} netns {node}\n\
@@ -126,7 +137,10 @@ impl Topology {
             pod.netns.sysctl("net/ipv6/conf/all/disable_ipv6", "0")?;
             // Without duplicate address detection the address is usable at once.
             batch += &format!("address add {v6}/64 dev {INTERFACE} nodad\n");
-            batch += &format!("route add default via {} dev {INTERFACE}\n", pod_v6(1));
+            batch += &format!(
+                "route add default via {} dev {INTERFACE}\n",
+                pod_v6(self.index, 1)
+            );
         }
         pod.netns.ip(&batch)?;
         // Tests of many short connections would run out of ports in TIME_WAIT.
@@ -138,34 +152,47 @@ impl Topology {
 
 impl Netns {
     /// Makes this namespace a node: a bridge that is the pods' gateway, and forwarding.
-    fn set_up_node(&self, v6: bool) -> Result<()> {
+    fn set_up_node(&self, index: u8, v6: bool) -> Result<()> {
         let mut batch = format!(
             "link set lo up\n\
              link add {BRIDGE} type bridge stp_state 0 forward_delay 0\n\
              address add {}/24 dev {BRIDGE}\n",
-            pod_v4(1)
+            pod_v4(index, 1)
         );
-        self.sysctl("net/ipv4/ip_forward", "1")?;
+        self.forward(v6)?;
         // A Service is reached by the bridge that it came from, which the node would otherwise advise against.
         self.sysctl("net/ipv4/conf/all/send_redirects", "0")?;
         self.sysctl("net/ipv4/conf/default/send_redirects", "0")?;
         if v6 {
-            self.sysctl("net/ipv6/conf/all/disable_ipv6", "0")?;
-            self.sysctl("net/ipv6/conf/all/forwarding", "1")?;
-            batch += &format!("address add {}/64 dev {BRIDGE} nodad\n", pod_v6(1));
+            batch += &format!("address add {}/64 dev {BRIDGE} nodad\n", pod_v6(index, 1));
         }
         batch += &format!("link set {BRIDGE} up\n");
         self.ip(&batch)
     }
+
+    /// Lets this namespace pass packets on that are not its own.
+    fn forward(&self, v6: bool) -> Result<()> {
+        self.sysctl("net/ipv4/ip_forward", "1")?;
+        if v6 {
+            self.sysctl("net/ipv6/conf/all/disable_ipv6", "0")?;
+            self.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        }
+        Ok(())
+    }
 }
 
-const fn pod_v4(host: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 244, 0, host)
+/// The address of a host of a node's subnet: 1 is the node.
+const fn pod_v4(node: u8, host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, node, host)
 }
 
 /// fd63:7761:7369 is "cwasi" in the 40 random bits of a unique local prefix.
-const fn pod_v6(host: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd63, 0x7761, 0x7369, 0, 0, 0, 0, host as u16)
+const fn pod_v6(node: u8, host: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd63, 0x7761, 0x7369, node as u16, 0, 0, 0, host as u16)
+}
+
+fn has_v6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 /// The process that a namespace's name ends with, when it is a name of this crate.
@@ -212,7 +239,7 @@ mod tests {
     }
 
     /// What a connection from a pod to `address` reads, and the peer that the listener `at` saw.
-    fn greet(from: &Pod, address: SocketAddr, to: &Pod, at: SocketAddr) -> (String, IpAddr) {
+    pub(super) fn greet(from: &Pod, address: SocketAddr, to: &Pod, at: SocketAddr) -> (String, IpAddr) {
         let listener = cwasi_client::netns::run(to.netns(), || TcpListener::bind(at).unwrap()).unwrap();
         let server = thread::spawn(move || {
             let (mut stream, peer) = listener.accept().unwrap();
@@ -245,7 +272,7 @@ mod tests {
         // The node stands for the client, as kube-proxy's masquerade does: answers find their way back.
         assert_eq!(
             greet(a, service.address(), b, at),
-            ("hello".to_owned(), pod_v4(1).into())
+            ("hello".to_owned(), pod_v4(0, 1).into())
         );
 
         let Some(v6) = b.v6 else {
