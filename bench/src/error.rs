@@ -70,6 +70,9 @@ pub enum Error {
     Netns(#[from] NetnsError),
     /// {0}
     #[error(transparent)]
+    Peer(#[from] cwasi_peer::Error),
+    /// {0}
+    #[error(transparent)]
     Agent(#[from] ClientError),
     /// processor time cannot be counted: {0}
     #[error("processor time cannot be counted: {0}")]

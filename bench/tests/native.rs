@@ -1,4 +1,4 @@
-//! `cwasi-native`'s peers in two pods, over plain TCP.
+//! The native peers, in two pods over plain TCP and on this machine over AF_UNIX.
 
 use std::process::Command;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use cwasi_bench::topology::{Pod, Topology};
 use serde_json::Value;
 
 const NATIVE: &str = env!("CARGO_BIN_EXE_cwasi-native");
+const NATIVE_C: &str = env!("CARGO_BIN_EXE_cwasi-native-c");
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Two pods, or `None` with a line on stderr that says what is missing.
@@ -25,9 +26,20 @@ fn topology() -> Option<Topology> {
 
 /// Runs a server for one connection in a pod and a client in another, and returns the client's report.
 fn pair(pods: &[Pod], address: &str, port: u16, server: &[&str], client: &[&str]) -> Value {
+    pair_of(pods, [NATIVE; 2], (address, port), server, client)
+}
+
+/// The same, with the programs of server and client.
+fn pair_of(
+    pods: &[Pod],
+    [server_program, client_program]: [&str; 2],
+    (address, port): (&str, u16),
+    server: &[&str],
+    client: &[&str],
+) -> Value {
     let address = format!("{address}:{port}");
-    let command = |words: &[&str]| {
-        let mut command = Command::new(NATIVE);
+    let command = |program: &str, words: &[&str]| {
+        let mut command = Command::new(program);
         command.args(
             words
                 .iter()
@@ -35,9 +47,9 @@ fn pair(pods: &[Pod], address: &str, port: u16, server: &[&str], client: &[&str]
         );
         command
     };
-    let mut running = Process::spawn(&mut command(server), Some(pods[0].netns())).unwrap();
+    let mut running = Process::spawn(&mut command(server_program, server), Some(pods[0].netns())).unwrap();
     running.wait_listening(pods[0].netns(), port, TIMEOUT).unwrap();
-    let client = Process::spawn(&mut command(client), Some(pods[1].netns())).unwrap();
+    let client = Process::spawn(&mut command(client_program, client), Some(pods[1].netns())).unwrap();
     let report = serde_json::from_str(&client.wait(TIMEOUT).unwrap()).unwrap();
     running.stop().unwrap();
     report
@@ -106,6 +118,130 @@ fn every_pair_works_between_pods() {
             &["ping", "ADDR", "--count", "20"],
         );
         assert_eq!(report["count"].as_u64(), Some(20));
+    }
+}
+
+#[test]
+fn the_peers_in_c_and_in_rust_are_the_same() {
+    let Some(topology) = topology() else { return };
+    let pods = topology.pods();
+    let mut addresses = vec![pods[0].v4.to_string()];
+    addresses.extend(pods[0].v6.map(|v6| format!("[{v6}]")));
+    let mut port = 7100;
+    for address in &addresses {
+        for programs in [[NATIVE, NATIVE_C], [NATIVE_C, NATIVE], [NATIVE_C, NATIVE_C]] {
+            for (size, answer) in [("1", "1"), ("64", "64"), ("300001", "1"), ("300001", "300001")] {
+                port += 1;
+                let serve = [
+                    "rr",
+                    "serve",
+                    "ADDR",
+                    "--verify",
+                    "--nodelay",
+                    "--connections",
+                    "1",
+                ];
+                let numbers = [
+                    "--size", size, "--answer", answer, "--count", "20", "--warmup", "2",
+                ];
+                let client = [&["rr", "client", "ADDR", "--verify", "--nodelay"], &numbers[..]].concat();
+                let report = pair_of(pods, programs, (address, port), &serve, &client);
+                assert_eq!(report["count"].as_u64(), Some(20), "{report}");
+                let [min, p50, p99, max] =
+                    ["min_us", "p50_us", "p99_us", "max_us"].map(|key| report[key].as_f64().unwrap());
+                assert!(0.0 < min && min <= p50 && p50 <= p99 && p99 <= max, "{report}");
+                assert_eq!(report["connections"].as_u64(), Some(1), "{report}");
+            }
+            port += 1;
+            let source = ["bulk", "source", "ADDR", "--size", "1000", "--bytes", "3000001"];
+            let sink = ["bulk", "sink", "ADDR", "--verify", "--connections", "1"];
+            let report = pair_of(pods, programs, (address, port), &sink, &source);
+            assert_eq!(
+                (report["bytes"].as_u64(), report["ok"].as_bool()),
+                (Some(3_000_001), Some(true))
+            );
+        }
+    }
+}
+
+#[test]
+fn wrong_command_lines_in_c_are_told() {
+    for (words, says) in [
+        (&["rr", "client", "127.0.0.1:1", "--size", "0"][..], "--size"),
+        (
+            &["rr", "serve", "localhost:1"],
+            "not a numeric ADDR:PORT: localhost:1",
+        ),
+        (
+            &["rr", "serve", "127.0.0.1:1", "--cuont", "1"],
+            "unknown argument --cuont",
+        ),
+        (
+            &["rr", "serve", "127.0.0.1:1", "--connections", "-1"],
+            "not a number: -1",
+        ),
+        (&["rr", "sideways", "127.0.0.1:1"], "unknown command sideways"),
+        (&["rr"], "a command is missing"),
+    ] {
+        let output = Command::new(NATIVE_C).args(words).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(says) && stderr.lines().count() == 1, "{stderr}");
+    }
+}
+
+#[test]
+fn the_same_programs_talk_over_unix_sockets() {
+    let dir = tempfile::tempdir().unwrap();
+    for (number, server, client) in [
+        (
+            1,
+            &["rr", "serve", "ADDR", "--connections", "8"][..],
+            &[
+                "rr",
+                "client",
+                "ADDR",
+                "--size",
+                "64",
+                "--count",
+                "20",
+                "--connections",
+                "8",
+            ][..],
+        ),
+        (
+            2,
+            &["echo", "ADDR"],
+            &["ping", "ADDR", "--count", "20", "--nodelay"],
+        ),
+        (
+            3,
+            &["bulk", "sink", "ADDR", "--verify"],
+            &["bulk", "source", "ADDR", "--size", "1000", "--bytes", "3000001"],
+        ),
+    ] {
+        let path = dir.path().join(number.to_string());
+        let address = format!("unix:{}", path.display());
+        let command = |words: &[&str]| {
+            let mut command = Command::new(NATIVE);
+            command.args(
+                words
+                    .iter()
+                    .map(|word| if *word == "ADDR" { &address } else { *word }),
+            );
+            command
+        };
+        let mut running = Process::spawn(&mut command(server), None).unwrap();
+        running
+            .wait_until("listen on a socket file", TIMEOUT, || Ok(path.exists()))
+            .unwrap();
+        let client = Process::spawn(&mut command(client), None).unwrap();
+        let report: Value = serde_json::from_str(&client.wait(TIMEOUT).unwrap()).unwrap();
+        assert!(
+            report["count"].as_u64().or(report["bytes"].as_u64()) > Some(0),
+            "{report}"
+        );
+        running.stop().unwrap();
     }
 }
 

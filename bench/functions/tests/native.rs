@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
+const BULK: &str = env!("CARGO_BIN_EXE_bulk");
 const ECHO: &str = env!("CARGO_BIN_EXE_echo");
 const PING: &str = env!("CARGO_BIN_EXE_ping");
 const POST: &str = env!("CARGO_BIN_EXE_post");
@@ -161,6 +162,18 @@ fn stream_checks_every_byte() {
             assert_eq!(source[key], sink[key], "{key}");
         }
     }
+}
+
+#[test]
+fn bulk_counts_every_byte() {
+    let sink = Server::start(BULK, &["sink"], "127.0.0.1", &["--connections", "1", "--verify"]);
+    let numbers = ["--size", "1000", "--bytes", "3000001", "--nodelay"];
+    let sent = json(&client(
+        BULK,
+        &[&["source", &sink.address], &numbers[..]].concat(),
+    ));
+    assert_eq!((&sent["bytes"], &sent["ok"]), (&3_000_001.into(), &true.into()));
+    assert_eq!(sink.finish(), Vec::<Value>::new());
 }
 
 /// Whether a result's times are in order.

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
+use cwasi_peer::bulk::Sent;
 use serde::de::DeserializeOwned;
 
 use super::workload::{Measure, Unit, Workload};
-use crate::native::{Fetched, Ping, Rate, Streamed};
+use crate::native::{Fetched, Ping, Rate};
 use crate::{Error, Result, report};
 
 /// A client and a server of `cwasi-native`.
@@ -103,8 +104,8 @@ impl Workload for Native {
 
     fn values(&self, stdout: &str) -> Result<Vec<f64>> {
         let value = match self.job {
-            Job::Ping => json::<Ping>(stdout)?.p50_us,
-            Job::Stream => json::<Streamed>(stdout)?.gb_per_s,
+            Job::Ping => json::<Ping>(stdout)?.times.p50_us,
+            Job::Stream => json::<Sent>(stdout)?.gb_per_s,
             Job::Connect => json::<Rate>(stdout)?.per_second,
             Job::SendFile => json::<Fetched>(stdout)?.gb_per_s,
         };

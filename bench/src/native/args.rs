@@ -1,12 +1,13 @@
 //! The command line of `cwasi-native`.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 
 use clap::{Parser, Subcommand};
+use cwasi_peer::bulk::{self, Sink};
+use cwasi_peer::socket::Address;
 use serde::Serialize;
 
-use super::{connect, echo, file, ping, stream};
+use super::{connect, echo, file, net, ping, rr};
 use crate::error::IoContext;
 use crate::{Error, Result};
 
@@ -30,10 +31,16 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         warmup: u64,
     },
-    /// Move bytes in one direction
-    Stream {
+    /// Requests and answers, on one connection or many, with one server or several
+    Rr {
         #[command(subcommand)]
-        end: StreamEnd,
+        end: RrEnd,
+    },
+    /// Move bytes in one direction
+    #[command(visible_alias = "stream")]
+    Bulk {
+        #[command(subcommand)]
+        end: BulkEnd,
     },
     /// Answer one request of SIZE bytes a connection, then close it
     Serve(Server),
@@ -52,12 +59,20 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-enum StreamEnd {
+enum RrEnd {
+    /// Answer each request when all of it has arrived
+    Serve(rr::Serve),
+    /// Send requests and measure until their answers are there
+    Client(rr::Call),
+}
+
+#[derive(Debug, Subcommand)]
+enum BulkEnd {
     /// Receive streams, tell their length back
     Sink {
         /// Where to listen
-        #[arg(value_name = "ADDR:PORT")]
-        address: SocketAddr,
+        #[arg(value_name = "ADDRESS")]
+        address: Address,
         /// End after this many connections
         #[arg(long)]
         connections: Option<u64>,
@@ -68,8 +83,8 @@ enum StreamEnd {
     /// Send a stream and measure until the sink has all of it
     Source {
         /// Where the sink listens
-        #[arg(value_name = "ADDR:PORT")]
-        address: SocketAddr,
+        #[arg(value_name = "ADDRESS")]
+        address: Address,
         /// Bytes of each write
         #[arg(long, value_parser = positive)]
         size: usize,
@@ -86,8 +101,8 @@ enum StreamEnd {
 #[derive(Debug, clap::Args)]
 pub(super) struct Server {
     /// Where to listen
-    #[arg(value_name = "ADDR:PORT")]
-    pub(super) address: SocketAddr,
+    #[arg(value_name = "ADDRESS")]
+    pub(super) address: Address,
     /// Bytes of a message
     #[arg(long, default_value = "64", value_parser = positive)]
     pub(super) size: usize,
@@ -103,8 +118,8 @@ pub(super) struct Server {
 #[derive(Debug, clap::Args)]
 pub(super) struct Client {
     /// Where the server listens
-    #[arg(value_name = "ADDR:PORT")]
-    pub(super) address: SocketAddr,
+    #[arg(value_name = "ADDRESS")]
+    pub(super) address: Address,
     /// Bytes of a message; the server's --size
     #[arg(long, default_value = "64", value_parser = positive)]
     pub(super) size: usize,
@@ -116,7 +131,7 @@ pub(super) struct Client {
     pub(super) nodelay: bool,
 }
 
-fn positive(text: &str) -> std::result::Result<usize, String> {
+pub(super) fn positive(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must not be 0".to_owned()),
         Ok(value) => Ok(value),
@@ -133,18 +148,26 @@ impl Args {
         match self.command {
             Command::Echo(server) => echo::serve(&server),
             Command::Ping { client, warmup } => print(&ping::run(&client, warmup)?),
-            Command::Stream { end } => match end {
-                StreamEnd::Sink {
+            Command::Rr { end } => match end {
+                RrEnd::Serve(options) => rr::serve(&options),
+                RrEnd::Client(options) => rr::call(options),
+            },
+            Command::Bulk { end } => match end {
+                BulkEnd::Sink {
                     address,
                     connections,
                     verify,
-                } => stream::sink(address, connections, verify),
-                StreamEnd::Source {
+                } => {
+                    let listener = net::listen(&address)?;
+                    let complain = |error: &_| eprintln!("cwasi-native: {error}");
+                    Ok(Sink::new(verify).serve(&listener, connections, complain)?)
+                }
+                BulkEnd::Source {
                     address,
                     size,
                     bytes,
                     nodelay,
-                } => print(&stream::source(address, size, bytes, nodelay)?),
+                } => print(&bulk::send(&address, size, bytes, nodelay)?),
             },
             Command::Serve(server) => connect::serve(&server),
             Command::ConnectRate(client) => print(&connect::run(&client)?),
@@ -154,7 +177,7 @@ impl Args {
     }
 }
 
-fn print(result: &impl Serialize) -> Result<()> {
+pub(super) fn print(result: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(result).map_err(|error| Error::Output {
         program: "cwasi-native".to_owned(),
         detail: error.to_string(),

@@ -1,9 +1,9 @@
 //! Connections of one request each.
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::time::Instant;
 
+use cwasi_peer::socket::Address;
 use serde::{Deserialize, Serialize};
 
 use super::args::{Client, Server};
@@ -27,9 +27,9 @@ pub struct Rate {
 /// Answers one request on each connection and closes it first, so that the client's ports never wait in TIME_WAIT.
 pub(super) fn serve(server: &Server) -> Result<()> {
     let mut message = vec![0; server.size];
-    let listener = net::listen(server.address)?;
+    let listener = net::listen(&server.address)?;
     net::serve(&listener, server.connections, server.nodelay, |mut stream| {
-        if net::read_message(&mut stream, &mut message).action(|| "read a request")? {
+        if stream.read_message(&mut message).action(|| "read a request")? {
             stream.write_all(&message).action(|| "answer")?;
         }
         Ok(())
@@ -41,7 +41,7 @@ pub(super) fn run(client: &Client) -> Result<Rate> {
     let mut answer = vec![0; client.size];
     let start = Instant::now();
     for number in 0..client.count {
-        request_once(client.address, client.nodelay, &request, &mut answer)?;
+        request_once(&client.address, client.nodelay, &request, &mut answer)?;
         if answer != request {
             return Err(Error::Data(format!("answer {number} is altered")));
         }
@@ -56,14 +56,17 @@ pub(super) fn run(client: &Client) -> Result<Rate> {
     })
 }
 
-fn request_once(address: SocketAddr, nodelay: bool, request: &[u8], answer: &mut [u8]) -> Result<()> {
+fn request_once(address: &Address, nodelay: bool, request: &[u8], answer: &mut [u8]) -> Result<()> {
     let mut stream = net::connect(address, nodelay)?;
     stream.write_all(request).action(|| "send a request")?;
     let closed = |what| Error::Data(format!("the server {what}"));
-    if !net::read_message(&mut stream, answer).action(|| "read an answer")? {
+    if !stream.read_message(answer).action(|| "read an answer")? {
         return Err(closed("closed without an answer"));
     }
-    if net::read_message(&mut stream, &mut [0]).action(|| "read the end of stream")? {
+    if stream
+        .read_message(&mut [0])
+        .action(|| "read the end of stream")?
+    {
         return Err(closed("sent more than the answer"));
     }
     Ok(())

@@ -9,9 +9,9 @@ use crate::error::IoContext;
 
 pub(super) fn serve(server: &Server) -> Result<()> {
     let mut message = vec![0; server.size];
-    let listener = net::listen(server.address)?;
+    let listener = net::listen(&server.address)?;
     net::serve(&listener, server.connections, server.nodelay, |mut stream| {
-        while net::read_message(&mut stream, &mut message).action(|| "read a message")? {
+        while stream.read_message(&mut message).action(|| "read a message")? {
             stream.write_all(&message).action(|| "send a message")?;
         }
         Ok(())

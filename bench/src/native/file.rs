@@ -4,14 +4,14 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::time::Instant;
 
-use nix::poll::PollFlags;
+use cwasi_peer::cycle::Cycle;
+use cwasi_peer::socket::{PollFlags, Stream};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile;
 use serde::{Deserialize, Serialize};
 
 use super::args::{Client, Server};
-use super::net::{self, Stream};
-use super::pattern::Pattern;
+use super::net;
 use crate::error::IoContext;
 use crate::{Error, Result};
 
@@ -36,7 +36,7 @@ pub struct Fetched {
 /// Sends a file of the server's `size` for each request on a connection.
 pub(super) fn serve(server: &Server) -> Result<()> {
     let file = file(server.size)?;
-    let listener = net::listen(server.address)?;
+    let listener = net::listen(&server.address)?;
     net::serve(&listener, server.connections, server.nodelay, |stream| {
         let (file, size) = (file.try_clone().action(|| "duplicate the file")?, server.size);
         net::in_background(move || answer(stream, &file, size));
@@ -49,18 +49,18 @@ fn file(size: usize) -> Result<File> {
     let descriptor =
         memfd_create(c"cwasi-native", MFdFlags::MFD_CLOEXEC).action(|| "create a file (memfd_create)")?;
     let mut file = File::from(descriptor);
-    file.write_all(Pattern::new(size).piece(0, size))
+    file.write_all(Cycle::new(size).piece(0, size))
         .action(|| "fill the file")?;
     Ok(file)
 }
 
 fn answer(mut stream: Stream, file: &File, size: usize) -> Result<()> {
     let mut request = REQUEST;
-    while net::read_message(&mut stream, &mut request).action(|| "read a request")? {
+    while stream.read_message(&mut request).action(|| "read a request")? {
         let mut offset = 0;
         let mut left = size;
         while left > 0 {
-            let sent = stream.until_done(PollFlags::POLLOUT, || {
+            let sent = stream.until_done(PollFlags::OUT, || {
                 Ok(sendfile(&stream, file, Some(&mut offset), left)?)
             });
             left -= match sent.action(|| "sendfile")? {
@@ -75,16 +75,13 @@ fn answer(mut stream: Stream, file: &File, size: usize) -> Result<()> {
 pub(super) fn fetch(client: &Client, verify: bool) -> Result<Fetched> {
     let size = client.size;
     let mut buffer = vec![0; size];
-    let pattern = verify.then(|| Pattern::new(size));
-    let mut stream = net::connect(client.address, client.nodelay)?;
+    let cycle = verify.then(|| Cycle::new(size));
+    let mut stream = net::connect(&client.address, client.nodelay)?;
     let start = Instant::now();
     for number in 0..client.count {
         stream.write_all(&REQUEST).action(|| "send a request")?;
         stream.read_exact(&mut buffer).action(|| "read the file")?;
-        if pattern
-            .as_ref()
-            .is_some_and(|pattern| pattern.piece(0, size) != buffer)
-        {
+        if cycle.as_ref().is_some_and(|cycle| cycle.piece(0, size) != buffer) {
             return Err(Error::Data(format!("a byte of file {number} is wrong")));
         }
     }
@@ -106,8 +103,8 @@ mod tests {
 
     #[test]
     fn files_arrive_whole() {
-        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = net::listen(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local().clone();
         let size = 300_001;
         let server = thread::spawn(move || {
             let file = file(size).unwrap();

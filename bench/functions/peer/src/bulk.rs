@@ -1,22 +1,24 @@
-//! Bytes in one direction, counted by the receiver.
+//! Bytes in one direction, as fast as they go, counted by the receiver.
+//!
+//! Neither end touches the bytes but to move them: the figure is the path's and not a checksum's.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::net::{self, Stream};
-use super::pattern::Pattern;
-use crate::error::IoContext;
+use crate::client::PATIENCE;
+use crate::cycle::Cycle;
+use crate::error::Context;
+use crate::socket::{Address, Listener, Stream};
 use crate::{Error, Result};
 
 /// Bytes of one read of the sink.
 const READ: usize = 256 << 10;
 
-/// What a source measured; the fields of the guest of the same name but its checksum.
+/// What a source measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Streamed {
+pub struct Sent {
     /// Bytes sent, all of which arrived.
     pub bytes: u64,
     /// Bytes of a write.
@@ -29,51 +31,97 @@ pub struct Streamed {
     pub ok: bool,
 }
 
-/// Receives streams and tells the length of each back, or 0 for one with a wrong byte.
-pub(super) fn sink(address: SocketAddr, connections: Option<u64>, verify: bool) -> Result<()> {
-    let pattern = verify.then(|| Pattern::new(READ));
-    let mut buffer = vec![0; READ];
-    let listener = net::listen(address)?;
-    net::serve(&listener, connections, false, |stream| {
-        receive(stream, &mut buffer, pattern.as_ref())
-    })
+/// Receives streams, one after the other, and tells the length of each back.
+#[derive(Debug)]
+pub struct Sink {
+    buffer: Vec<u8>,
+    expected: Option<Cycle>,
 }
 
-fn receive(mut stream: Stream, buffer: &mut [u8], pattern: Option<&Pattern>) -> Result<()> {
-    let mut received = 0;
-    let mut right = true;
-    loop {
-        let read = stream.read(buffer).action(|| "read a stream")?;
-        if read == 0 {
-            break;
+impl Sink {
+    /// A sink that compares every byte when it is to `verify`: for a run whose speed is not of interest.
+    #[must_use]
+    pub fn new(verify: bool) -> Self {
+        Self {
+            buffer: vec![0; READ],
+            expected: verify.then(|| Cycle::new(READ)),
         }
-        right &= pattern.is_none_or(|pattern| pattern.piece(received, read) == &buffer[..read]);
-        received += read as u64;
     }
-    let told = if right { received } else { 0 };
-    stream
-        .write_all(&told.to_le_bytes())
-        .action(|| "tell the stream's length")
+
+    /// Serves a listener until `connections` are over, or for ever. `complain` is told why a connection failed.
+    ///
+    /// # Errors
+    /// Accepting fails.
+    pub fn serve(
+        &mut self,
+        listener: &Listener,
+        connections: Option<u64>,
+        mut complain: impl FnMut(&Error),
+    ) -> Result<()> {
+        let mut left = connections;
+        while left != Some(0) {
+            let stream = listener.accept().context(|| "accept a connection".to_owned())?;
+            left = left.map(|left| left - 1);
+            if let Err(error) = self.receive(stream) {
+                // The next client is not to blame for this one.
+                complain(&error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells 0 for a stream with a wrong byte.
+    fn receive(&mut self, mut stream: Stream) -> Result<()> {
+        let mut received = 0;
+        let mut right = true;
+        loop {
+            let read = stream
+                .read(&mut self.buffer)
+                .context(|| "read a stream".to_owned())?;
+            if read == 0 {
+                break;
+            }
+            let piece = &self.buffer[..read];
+            right &= self
+                .expected
+                .as_ref()
+                .is_none_or(|expected| expected.piece(received, read) == piece);
+            received += read as u64;
+        }
+        let told = if right { received } else { 0 };
+        stream
+            .write_all(&told.to_le_bytes())
+            .context(|| "tell the stream's length".to_owned())
+    }
 }
 
-pub(super) fn source(address: SocketAddr, size: usize, bytes: u64, nodelay: bool) -> Result<Streamed> {
-    let pattern = Pattern::new(size);
-    let mut stream = net::connect(address, nodelay)?;
+/// Sends `bytes` in writes of `size`, the last one excepted, and measures until the sink has all of it.
+///
+/// # Errors
+/// The connection fails, or the sink has something else.
+pub fn send(server: &Address, size: usize, bytes: u64, nodelay: bool) -> Result<Sent> {
+    if size == 0 {
+        return Err(Error::Senseless("a write has at least 1 byte"));
+    }
+    let cycle = Cycle::new(size);
+    let mut stream = Stream::connect(server, nodelay, PATIENCE)?;
     let start = Instant::now();
     let mut sent = 0;
     while sent < bytes {
         let length = usize::try_from(bytes - sent).unwrap_or(usize::MAX).min(size);
         stream
-            .write_all(pattern.piece(sent, length))
-            .action(|| format!("send after {sent} bytes"))?;
+            .write_all(cycle.piece(sent, length))
+            .context(|| format!("send after {sent} bytes"))?;
         sent += length as u64;
     }
-    stream.shutdown_write().action(|| "end the stream")?;
+    stream.shutdown_write().context(|| "end the stream".to_owned())?;
     let mut told = [0; 8];
-    stream.read_exact(&mut told).action(|| "read the sink's answer")?;
+    stream
+        .read_exact(&mut told)
+        .context(|| "read the sink's answer".to_owned())?;
     let seconds = start.elapsed().as_secs_f64();
     match u64::from_le_bytes(told) {
-        received if received == bytes => Ok(Streamed {
+        received if received == bytes => Ok(Sent {
             bytes,
             size,
             seconds,
@@ -90,29 +138,28 @@ pub(super) fn source(address: SocketAddr, size: usize, bytes: u64, nodelay: bool
 #[cfg(test)]
 mod tests {
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
 
     #[test]
     fn streams_are_counted_and_verified() {
-        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local().clone();
         let server = thread::spawn(move || {
-            let pattern = Pattern::new(READ);
-            let mut buffer = vec![0; READ];
-            net::serve(&listener, Some(2), false, |stream| {
-                receive(stream, &mut buffer, Some(&pattern))
-            })
+            let complain = |error: &Error| panic!("{error}");
+            Sink::new(true).serve(&listener, Some(2), complain).unwrap();
         });
-        let streamed = source(address, 1000, 1_000_001, true).unwrap();
-        assert_eq!((streamed.bytes, streamed.ok), (1_000_001, true));
+        let sent = send(&address, 1000, 1_000_001, true).unwrap();
+        assert_eq!((sent.bytes, sent.ok), (1_000_001, true));
 
-        let mut stream = net::connect(address, false).unwrap();
+        let mut stream = Stream::connect(&address, false, Duration::ZERO).unwrap();
         stream.write_all(&[0; 100]).unwrap();
         stream.shutdown_write().unwrap();
         let mut told = [1; 8];
         stream.read_exact(&mut told).unwrap();
         assert_eq!(told, [0; 8], "wrong bytes are not counted");
-        server.join().unwrap().unwrap();
+        server.join().unwrap();
+        assert!(matches!(send(&address, 0, 1, true), Err(Error::Senseless(_))));
     }
 }

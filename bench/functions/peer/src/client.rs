@@ -13,7 +13,7 @@ use crate::stats::Summary;
 use crate::{Error, Result};
 
 /// How long a server may take to listen.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a client does.
 #[derive(Clone, Debug)]

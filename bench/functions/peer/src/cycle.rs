@@ -1,20 +1,21 @@
-//! Bytes whose place in the stream shows: loss, doubling and reordering cannot go unseen.
+//! Bytes whose place in the stream shows, and that cost nothing to make: loss, doubling and reordering cannot go unseen.
 
 /// Length of one repetition: a prime, so that no write size or page divides it.
 const PERIOD: usize = 65_521;
 
-/// A repeating pattern, of which any piece up to a given length can be borrowed.
+/// A repeating stream, of which any piece up to a given length can be borrowed.
 #[derive(Debug)]
-pub(super) struct Pattern {
+pub struct Cycle {
     bytes: Vec<u8>,
 }
 
-impl Pattern {
-    /// A pattern whose pieces may be up to `longest` bytes long.
-    pub(super) fn new(longest: usize) -> Self {
+impl Cycle {
+    /// Bytes whose pieces may be up to `longest` bytes long.
+    #[must_use]
+    pub fn new(longest: usize) -> Self {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut next = || {
-            // xorshift64: the pattern is the same in every process.
+            // xorshift64: the bytes are the same in every process.
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
@@ -26,7 +27,8 @@ impl Pattern {
     }
 
     /// `length` bytes from position `at` of the stream.
-    pub(super) fn piece(&self, at: u64, length: usize) -> &[u8] {
+    #[must_use]
+    pub fn piece(&self, at: u64, length: usize) -> &[u8] {
         // The remainder is below PERIOD.
         #[allow(clippy::cast_possible_truncation)]
         let from = (at % PERIOD as u64) as usize;
@@ -40,12 +42,12 @@ mod tests {
 
     #[test]
     fn pieces_continue_each_other_and_differ() {
-        let pattern = Pattern::new(100_000);
-        let whole = pattern.piece(0, 100_000);
-        assert_eq!(pattern.piece(0, 10), &whole[..10]);
-        assert_eq!(pattern.piece(70_000, 30_000), &whole[70_000..]);
+        let cycle = Cycle::new(100_000);
+        let whole = cycle.piece(0, 100_000);
+        assert_eq!(cycle.piece(0, 10), &whole[..10]);
+        assert_eq!(cycle.piece(70_000, 30_000), &whole[70_000..]);
         for size in [64, 1024, 16_384, 65_536] {
-            assert_ne!(pattern.piece(0, size), pattern.piece(size as u64, size), "{size}");
+            assert_ne!(cycle.piece(0, size), cycle.piece(size as u64, size), "{size}");
         }
     }
 }

@@ -4,9 +4,12 @@
 //! - [`socket`]: non-blocking sockets with waits in poll(2), TCP everywhere and AF_UNIX where there is one.
 //! - [`message`], [`server`], [`client`]: requests of one size and answers of another, on one or many connections, to one or
 //!   many servers.
-//! - [`pattern`], [`stats`]: bytes to send, and the distribution of times.
+//! - [`bulk`]: bytes in one direction, as fast as they go.
+//! - [`cycle`], [`pattern`], [`stats`]: bytes to send, and the distribution of times.
 
+pub mod bulk;
 pub mod client;
+pub mod cycle;
 mod error;
 pub mod message;
 pub mod pattern;
