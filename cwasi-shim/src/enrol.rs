@@ -1,12 +1,16 @@
 //! The guest's process as a function of the node's agent.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cwasi_client::cgroup::{CgroupError, Leaf};
 use cwasi_client::client::{Client, ClientError};
 use cwasi_client::netns;
-use cwasi_client::protocol::{FunctionSpec, Registered};
+use cwasi_client::process_report::{FunctionRef, Reporter};
+use cwasi_client::protocol::{ApiError, FunctionSpec, Registered};
+
+use crate::sockets::LocalNetwork;
 
 /// Longest wait for each answer of the agent: a guest starts without acceleration rather than late.
 pub const AGENT_TIMEOUT: Duration = Duration::from_millis(200);
@@ -23,6 +27,9 @@ pub enum EnrolError {
     /// {0}
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// a thread that reports connections cannot be started: {0}
+    #[error("a thread that reports connections cannot be started: {0}")]
+    Reporter(io::Error),
 }
 
 /// This process as a function, in a cgroup of its own. Ends with [`Enrolment::end`], or with a drop that tells nobody of
@@ -32,6 +39,8 @@ pub struct Enrolment {
     client: Client,
     leaf: Leaf,
     registered: Registered,
+    socket: PathBuf,
+    reporter: Option<Reporter>,
 }
 
 impl Enrolment {
@@ -54,7 +63,28 @@ impl Enrolment {
             client,
             leaf,
             registered,
+            socket: socket.to_owned(),
+            reporter: None,
         })
+    }
+
+    /// Tells the agent from now on of the connections inside this process; `refused` gets what it says when it does not take
+    /// that.
+    ///
+    /// # Errors
+    /// [`EnrolError::Reporter`].
+    pub fn reporting(
+        mut self,
+        network: LocalNetwork,
+        refused: impl FnOnce(ApiError) + Send + 'static,
+    ) -> Result<Self, EnrolError> {
+        // An agent that was started anew knows the cgroup, and gives another id.
+        let of = FunctionRef::Cgroup(self.leaf.path().to_owned());
+        let report = move || network.traffic().into();
+        let reporter =
+            Reporter::start(self.socket.clone(), of, report, refused).map_err(EnrolError::Reporter)?;
+        self.reporter = Some(reporter);
+        Ok(self)
     }
 
     /// What the agent answered.
@@ -68,6 +98,8 @@ impl Enrolment {
     /// # Errors
     /// [`EnrolError`] of the first step that failed; the others are done all the same.
     pub fn end(mut self) -> Result<(), EnrolError> {
+        // What it says last is of a function that is registered.
+        drop(self.reporter.take());
         let unregistered = self.client.unregister(self.registered.id);
         let closed = self.leaf.close();
         unregistered?;

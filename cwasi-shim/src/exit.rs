@@ -25,6 +25,8 @@ pub const HOST: u8 = 117;
 pub const LISTEN: u8 = 118;
 /// The process that ran the guest together with others ended.
 pub const FUNCTIONS: u8 = 119;
+/// A file of `--stdin`, `--stdout` or `--stderr` cannot be opened.
+pub const STREAM: u8 = 120;
 /// The guest trapped: 128 + SIGABRT, as a native program that aborts.
 pub const TRAP: u8 = 134;
 /// The guest ended for want of memory: 128 + SIGKILL, as a container that the kernel's OOM killer ends.
@@ -60,6 +62,7 @@ mod tests {
             HOST,
             LISTEN,
             FUNCTIONS,
+            STREAM,
             TRAP,
             MEMORY_LIMIT,
             by_signal(Signal::SIGTERM),

@@ -117,7 +117,7 @@ impl WasiHttpView for GuestState {
 
 fn context(config: &GuestConfig) -> Result<WasiCtxBuilder, GuestError> {
     let mut wasi = WasiCtxBuilder::new();
-    // One thread runs the guest: its file calls need no other thread to wait on.
+    // For the directories that follow: file calls need no other thread to wait on.
     wasi.allow_blocking_current_thread(true);
     wasi.args(&config.args).envs(&config.env);
     if let Some(cwd) = &config.cwd {
@@ -138,6 +138,8 @@ fn context(config: &GuestConfig) -> Result<WasiCtxBuilder, GuestError> {
                 reason: one_line(&error),
             })?;
     }
+    // For the rest: a module that sleeps would keep the guests beside it from running.
+    wasi.allow_blocking_current_thread(false);
     let (network, refusals) = (Arc::new(config.network.clone()), config.refusals.clone());
     wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
     wasi.socket_addr_check(move |address, used_for| {

@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,38 +13,42 @@ use cwasi_client::protocol::{
     ApiError, ErrorCode, FunctionSpec, Registered, Reply, Request, Response, Sockets,
 };
 use cwasi_shim::exit::by_signal;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
 use crate::guests;
+use crate::netns::Netns;
 use crate::runner::{Ended, Runner, Running};
 
 const ID: u32 = 7;
 
-/// Answers every request of one connection at a time with `answer` and passes it on.
-fn play(socket: &Path, answer: fn(&Request) -> Option<Response>) -> Receiver<Request> {
+/// Answers every request with `answer` and passes it on.
+pub(crate) fn play(socket: &Path, answer: fn(&Request) -> Option<Response>) -> Receiver<Request> {
     let listener = UnixListener::bind(socket).unwrap();
     let (seen, requests) = channel();
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            for line in BufReader::new(stream.try_clone().unwrap()).lines() {
-                let Ok(line) = line else { break };
-                let request: Request = serde_json::from_str(&line).unwrap();
-                if let Some(response) = answer(&request) {
-                    let mut line = serde_json::to_vec(&response).unwrap();
-                    line.push(b'\n');
-                    // The runner may have given up waiting.
-                    let _ = stream.write_all(&line);
-                }
-                let _ = seen.send(request);
-            }
+            let (stream, seen) = (stream.unwrap(), seen.clone());
+            thread::spawn(move || converse(&stream, answer, &seen));
         }
     });
     requests
 }
 
-fn accepting(request: &Request) -> Option<Response> {
+fn converse(mut stream: &UnixStream, answer: fn(&Request) -> Option<Response>, seen: &Sender<Request>) {
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else { break };
+        let request: Request = serde_json::from_str(&line).unwrap();
+        if let Some(response) = answer(&request) {
+            let mut line = serde_json::to_vec(&response).unwrap();
+            line.push(b'\n');
+            // The runner may have given up waiting.
+            let _ = stream.write_all(&line);
+        }
+        let _ = seen.send(request);
+    }
+}
+
+pub(crate) fn accepting(request: &Request) -> Option<Response> {
     Some(Response::Ok(match request {
         Request::Register(_) => Reply::Registered(Registered {
             id: ID,
@@ -57,7 +60,7 @@ fn accepting(request: &Request) -> Option<Response> {
 }
 
 /// A cgroup needs root and a v2 hierarchy.
-fn cgroups() -> bool {
+pub(crate) fn cgroups() -> bool {
     match cwasi_client::cgroup::Leaf::create("probe") {
         Ok(_) => true,
         Err(error) => {
@@ -209,56 +212,6 @@ fn a_silent_agent_does_not_hold_the_guest_up() {
     Ended::from(setup.command(&[]).output().unwrap())
         .expect_line(5, "runs without the agent: the agent does not answer");
     assert!(!setup.registered().cgroup.unwrap().exists());
-}
-
-/// A network namespace with its loopback up, alive as long as its thread.
-struct Netns {
-    path: PathBuf,
-    port: u16,
-    _end: Sender<()>,
-}
-
-impl Netns {
-    /// Listens in it on a port of 127.0.0.1.
-    fn new() -> Result<Self, String> {
-        let (ready, came) = channel();
-        let (end, ended) = channel();
-        thread::spawn(move || {
-            let made = || {
-                unshare(CloneFlags::CLONE_NEWNET)
-                    .map_err(|errno| format!("unshare(CLONE_NEWNET): {errno}"))?;
-                let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-                if !up.is_ok_and(|status| status.success()) {
-                    return Err("ip link set lo up failed".to_owned());
-                }
-                let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
-                    .map_err(|error| error.to_string())?;
-                let path = format!(
-                    "/proc/{}/task/{}/ns/net",
-                    std::process::id(),
-                    nix::unistd::gettid()
-                );
-                Ok((PathBuf::from(path), listener))
-            };
-            let listener = match made() {
-                Ok((path, listener)) => {
-                    ready
-                        .send(Ok((path, listener.local_addr().unwrap().port())))
-                        .unwrap();
-                    listener
-                }
-                Err(error) => return ready.send(Err(error)).unwrap(),
-            };
-            let _: Result<(), _> = ended.recv();
-            drop(listener);
-        });
-        let (path, port) = came.recv().unwrap()?;
-        Ok(Self {
-            path,
-            port,
-            _end: end,
-        })
-    }
 }
 
 #[test]

@@ -5,6 +5,8 @@ mod engine;
 mod functions;
 mod guests;
 mod http;
+mod netns;
 mod run;
 mod runner;
 mod sandbox;
+mod several;

@@ -66,9 +66,14 @@ impl Runner {
 
     /// A committed function, with a cache that all tests share: it is large, and compiled without optimization.
     pub(crate) fn prebuilt(name: &str) -> Self {
+        Self::new(&prebuilt(name)).with_shared_cache("functions")
+    }
+
+    /// With the cache of this name, which outlives the test.
+    pub(crate) fn with_shared_cache(self, name: &str) -> Self {
         Self {
-            cache: Path::new(env!("CARGO_TARGET_TMPDIR")).join("functions"),
-            ..Self::new(&prebuilt(name))
+            cache: Path::new(env!("CARGO_TARGET_TMPDIR")).join(name),
+            ..self
         }
     }
 

@@ -185,6 +185,19 @@ fn guests_that_compute_for_ever_stop_no_other() {
 }
 
 #[test]
+fn a_module_that_sleeps_stops_no_other() {
+    run(async |bed| {
+        let (mut config, output) = with_output();
+        config.args.extend(["--sleep", "1000"].map(str::to_owned));
+        let sleeper = bed.start(&prebuilt("inspect-p1"), &config);
+        receiver(output).read_exact(&mut [0]).await.unwrap();
+        assert_eq!(bed.start(&guests::exits(7), &self::config()).await.unwrap(), 7);
+        sleeper.killer().kill();
+        assert!(matches!(sleeper.await, Err(GuestError::Killed)));
+    });
+}
+
+#[test]
 fn a_killed_guest_has_no_sockets_left() {
     run(async |bed| {
         let (echo, address) = echo(&bed).await;
