@@ -7,12 +7,13 @@ use serde::Serialize;
 use super::peer::Peer;
 use super::results::Results;
 use super::table::Table;
-use super::workload::{Group, Kind, Workload};
+use super::workload::{Group, Kind, Metric, Workload};
 use crate::report;
-use crate::stats::Ratio;
+use crate::stats::{self, Ratio};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
+const MB: u64 = 1_000_000;
 
 /// What a measured value has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -31,7 +32,7 @@ pub struct Goal {
     pub name: String,
     /// What is wanted.
     pub wanted: Bound,
-    /// What was measured, with its spread; none when the run has not what it takes.
+    /// The ratio, or the milliseconds where the goal is of these; none when the run has not what it takes.
     pub measured: Option<Ratio>,
     /// Whether the median is as wanted.
     pub reached: Option<bool>,
@@ -152,8 +153,65 @@ pub fn of(results: &Results) -> Vec<Goal> {
             Peer::Stock,
             AtLeast(3.0),
         ),
-        never_slower(results),
+        Goal {
+            name: "the same code at any size, NODELAY on and off: speed in the kernel / by plain TCP, the lowest".to_owned(),
+            ..never_slower(results, &[Group::Rtt, Group::Stream, Group::Nodelay], 0.98)
+        },
     ]
+    .into_iter()
+    .chain(against_redis(results))
+    .chain([Goal {
+        name: "another node: speed with the agent on / off, the lowest".to_owned(),
+        ..never_slower(results, &[Group::Remote], 0.99)
+    }])
+    .chain(cwasi_table(results))
+    .collect()
+}
+
+/// Messages of 2 MB, by each of our ways, against those through Redis.
+fn against_redis(results: &Results) -> Vec<Goal> {
+    let workload = Workload::new(Group::Transfer, Kind::Transfer, 2 * MB);
+    let compare = |peer: Peer, metric: Metric, what: &str, wanted: Bound| {
+        let ratio = Ratio::paired(
+            results.values(&workload, peer, metric),
+            results.values(&workload, Peer::Redis, metric),
+        );
+        Goal::new(format!("2 MB, {what}: {} / redis", peer.name()), wanted, ratio)
+    };
+    [Peer::Kernel, Peer::Process]
+        .into_iter()
+        .flat_map(|peer| {
+            [
+                compare(peer, Metric::Latency, "time", Bound::AtMost(0.05)),
+                compare(peer, Metric::Throughput, "throughput", Bound::AtLeast(30.0)),
+            ]
+        })
+        .collect()
+}
+
+/// CWASI's table, guest to guest, by each of our ways.
+fn cwasi_table(results: &Results) -> Vec<Goal> {
+    let sizes = [(2, 1.0), (10, 5.0), (100, 50.0)];
+    sizes
+        .into_iter()
+        .flat_map(|(size, most)| {
+            [Peer::Kernel, Peer::Process].map(|peer| {
+                let workload = Workload::new(Group::Transfer, Kind::Transfer, size * MB);
+                let times = results.values(&workload, peer, Metric::Latency);
+                let (low, high) = stats::range(times);
+                let measured = (!times.is_empty()).then(|| Ratio {
+                    median: stats::median(times),
+                    low,
+                    high,
+                });
+                Goal::new(
+                    format!("CWASI's table, {size} MB guest to guest: {} (ms)", peer.name()),
+                    Bound::AtMost(most),
+                    measured,
+                )
+            })
+        })
+        .collect()
 }
 
 /// The goals as a table.
@@ -180,12 +238,11 @@ fn by_processors(results: &Results, over: Peer, under: Peer) -> String {
     notes.collect::<Vec<_>>().join(", ")
 }
 
-/// The kernel path against plain TCP with the same code, as speeds, where it is worst.
-fn never_slower(results: &Results) -> Goal {
-    const LEAST: f64 = 0.98;
+/// The kernel path against plain TCP with the same code, as speeds, where it is worst in these groups.
+fn never_slower(results: &Results, groups: &[Group], least: f64) -> Goal {
     let mut all = Vec::new();
     for workload in results.workloads() {
-        if !matches!(workload.group, Group::Rtt | Group::Stream | Group::Nodelay) {
+        if !groups.contains(&workload.group) {
             continue;
         }
         for kernel in Peer::ALL {
@@ -195,15 +252,12 @@ fn never_slower(results: &Results) -> Goal {
             all.extend(ratio.map(|ratio| (ratio, workload, kernel)));
         }
     }
-    let slower = all.iter().filter(|(ratio, ..)| ratio.median < LEAST).count();
+    let slower = all.iter().filter(|(ratio, ..)| ratio.median < least).count();
     let worst = all
         .iter()
         .min_by(|(a, ..), (b, ..)| a.median.total_cmp(&b.median));
-    let mut goal = Goal::new(
-        "the same code at any size, NODELAY on and off: speed in the kernel / by plain TCP, the lowest",
-        Bound::AtLeast(LEAST),
-        worst.map(|(ratio, ..)| *ratio),
-    );
+    let measured = worst.map(|(ratio, ..)| *ratio);
+    let mut goal = Goal::new(String::new(), Bound::AtLeast(least), measured);
     if let Some((_, workload, kernel)) = worst {
         goal.note = format!(
             "{}, {}; {slower} of {} are below",
@@ -278,6 +332,32 @@ mod tests {
             worst.note,
             "stream 256 B, without NODELAY, rust-kernel; 1 of 2 are below"
         );
+    }
+
+    #[test]
+    fn times_are_held_against_redis_and_against_the_table() {
+        let mut results = sample();
+        let message = Workload::new(Group::Transfer, Kind::Transfer, 2 * MB);
+        results.series.extend([
+            series(message, Peer::Redis, [40.0, 40.0]),
+            series(message, Peer::Kernel, [1.2, 1.0]),
+            series(message, Peer::Process, [0.5, 0.5]),
+        ]);
+        let goals = of(&results);
+        let redis = goal(&goals, "2 MB, time: process / redis");
+        assert_eq!(
+            (redis.measured.unwrap().median, redis.reached),
+            (0.0125, Some(true))
+        );
+        assert_eq!(
+            goal(&goals, "table, 2 MB guest to guest: kernel").reached,
+            Some(false)
+        );
+        assert_eq!(
+            goal(&goals, "table, 2 MB guest to guest: process").reached,
+            Some(true)
+        );
+        assert_eq!(goal(&goals, "table, 100 MB").reached, None);
     }
 
     #[test]

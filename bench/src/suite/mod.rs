@@ -14,6 +14,7 @@
 //! - [`results`]: the figures, from which everything below is made.
 //! - [`table`], [`sections`], [`document`]: the report.
 //! - [`goals`]: what is to be reached, and whether it is.
+//! - [`published`]: what others published, beside it.
 //! - [`chart`], [`charts`]: its charts.
 
 pub mod amount;
@@ -29,6 +30,7 @@ pub mod outcome;
 pub mod peer;
 pub mod plan;
 pub mod programs;
+pub mod published;
 pub mod results;
 mod run;
 pub mod sections;

@@ -1,6 +1,7 @@
 //! The parts of the report.
 
 use super::peer::Peer;
+use super::published;
 use super::results::Results;
 use super::table::{self, Table};
 use super::workload::{Group, Kind, Metric, Workload};
@@ -39,6 +40,15 @@ struct Words {
 #[must_use]
 pub fn of(results: &Results) -> Vec<Section> {
     let mut sections: Vec<Section> = ORDER.iter().filter_map(|group| group.section(results)).collect();
+    let published = published::tables(results);
+    if !published.is_empty() {
+        sections.push(Section {
+            title: "Beside published figures",
+            text: published::DIFFERENCE.to_owned(),
+            charts: Vec::new(),
+            tables: published,
+        });
+    }
     sections.extend(left_out(
         "What was left out",
         "Not measured, and why.",

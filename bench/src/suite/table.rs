@@ -8,6 +8,9 @@ use super::workload::{Metric, Workload};
 use crate::report;
 use crate::stats::{self, Ratio};
 
+/// A cell for which nothing was measured.
+pub const NONE: &str = "–";
+
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
@@ -55,7 +58,7 @@ impl Table {
 #[must_use]
 pub fn figure(values: &[f64]) -> String {
     if values.is_empty() {
-        return "–".to_owned();
+        return NONE.to_owned();
     }
     let (low, high) = stats::range(values);
     let [median, low, high] = [stats::median(values), low, high].map(report::number);
@@ -66,7 +69,7 @@ pub fn figure(values: &[f64]) -> String {
 #[must_use]
 pub fn ratio(ratio: Option<Ratio>) -> String {
     ratio.map_or_else(
-        || "–".to_owned(),
+        || NONE.to_owned(),
         |ratio| format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.low, ratio.high),
     )
 }
