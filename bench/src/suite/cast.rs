@@ -160,11 +160,13 @@ impl Workload {
     }
 
     fn stream(&self, listen: &str, dial: &str, run: Run) -> Cast {
-        let source = Role::new("stream", ["source", dial])
+        let source = Role::new("bulk", ["source", dial])
             .option("size", self.size)
             .option("bytes", run.amount)
             .flag("nodelay", self.nodelay);
-        let sink = Role::new("stream", ["sink", listen]).option("connections", 1);
+        let sink = Role::new("bulk", ["sink", listen])
+            .option("connections", 1)
+            .flag("verify", run.verify);
         Cast {
             servers: vec![sink],
             clients: vec![source],

@@ -113,12 +113,12 @@ pub fn of(results: &Results) -> Vec<Goal> {
             )
         },
         Goal {
-            note: by_processors(results, Peer::Kernel, Peer::RustKernel),
+            note: by_processors(results, Peer::Kernel, Peer::CKernel),
             ..compare(
-                "two pods, round trip 64 B: kernel / native over the same redirect",
+                "two pods, round trip 64 B: kernel / c-kernel",
                 &rtt,
                 Peer::Kernel,
-                Peer::RustKernel,
+                Peer::CKernel,
                 AtMost(1.5),
             )
         },

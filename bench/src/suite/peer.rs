@@ -19,10 +19,16 @@ pub enum Peer {
     Redis,
     /// Wasm in a stock host, by HTTP
     Http,
+    /// Native C, over veth
+    C,
+    /// Native C as functions of the agent: in the kernel
+    CKernel,
     /// Native Rust, over veth
     Rust,
     /// Native Rust as functions of the agent: in the kernel
     RustKernel,
+    /// Native Rust over AF_UNIX
+    Unix,
 }
 
 /// What carries a message.
@@ -43,21 +49,26 @@ pub enum Host {
     Stock,
     /// `cwasi-run`.
     Runner,
-    /// The machine itself, from a program written in Rust.
+    /// `cwasi-native`.
     Rust,
+    /// `cwasi-native-c`.
+    C,
 }
 
 impl Peer {
     /// Every peer, in the order of tables.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Stock,
         Self::Off,
         Self::Kernel,
         Self::Process,
         Self::Redis,
         Self::Http,
+        Self::C,
+        Self::CKernel,
         Self::Rust,
         Self::RustKernel,
+        Self::Unix,
     ];
 
     /// Its short name, in tables and on the command line.
@@ -70,8 +81,11 @@ impl Peer {
             Self::Process => "process",
             Self::Redis => "redis",
             Self::Http => "http",
+            Self::C => "c",
+            Self::CKernel => "c-kernel",
             Self::Rust => "rust",
             Self::RustKernel => "rust-kernel",
+            Self::Unix => "unix",
         }
     }
 
@@ -87,8 +101,11 @@ impl Peer {
             Self::Http => {
                 "Wasm in a stock host, two pods: messages are bodies of HTTP/1.1 requests, over veth"
             }
-            Self::Rust => "native Rust, two pods, TCP over veth",
-            Self::RustKernel => "native Rust with the agent, two pods, in the kernel",
+            Self::C => "native C, two pods, TCP over veth",
+            Self::CKernel => "native C with the agent, two pods, in the kernel",
+            Self::Rust => "native Rust of the guests' own source, two pods, TCP over veth",
+            Self::RustKernel => "the same with the agent, two pods, in the kernel",
+            Self::Unix => "the same by AF_UNIX, which leaves no pod",
         }
     }
 
@@ -103,8 +120,11 @@ impl Peer {
             Self::Process => (2, false),
             Self::Redis => (5, false),
             Self::Http => (6, false),
+            Self::C => (4, true),
+            Self::CKernel => (4, false),
             Self::Rust => (3, true),
             Self::RustKernel => (3, false),
+            Self::Unix => (7, false),
         }
     }
 
@@ -114,7 +134,8 @@ impl Peer {
         match self {
             Self::Stock | Self::Redis | Self::Http => Host::Stock,
             Self::Off | Self::Kernel | Self::Process => Host::Runner,
-            Self::Rust | Self::RustKernel => Host::Rust,
+            Self::Rust | Self::RustKernel | Self::Unix => Host::Rust,
+            Self::C | Self::CKernel => Host::C,
         }
     }
 
@@ -137,13 +158,16 @@ impl Peer {
     /// Whether its ends are functions of the agent.
     #[must_use]
     pub const fn enrolled(self) -> bool {
-        matches!(self, Self::Kernel | Self::Process | Self::RustKernel)
+        matches!(
+            self,
+            Self::Kernel | Self::Process | Self::CKernel | Self::RustKernel
+        )
     }
 
     /// Whether the kernel program is to move its bytes.
     #[must_use]
     pub const fn redirected(self) -> bool {
-        matches!(self, Self::Kernel | Self::RustKernel)
+        matches!(self, Self::Kernel | Self::CKernel | Self::RustKernel)
     }
 
     /// The peer of the same code whose connections stay with TCP, for a peer whose connections are redirected.
@@ -151,6 +175,7 @@ impl Peer {
     pub const fn plain(self) -> Option<Self> {
         match self {
             Self::Kernel => Some(Self::Off),
+            Self::CKernel => Some(Self::C),
             Self::RustKernel => Some(Self::Rust),
             _ => None,
         }

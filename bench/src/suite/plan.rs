@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::peer::{Carrier, Peer};
+use super::peer::{Carrier, Host, Peer};
 use super::workload::{Group, Kind, Route, Workload};
 use crate::compare::Cpus;
 
@@ -177,9 +177,11 @@ impl Group {
             // Redis and HTTP are for handing messages over.
             _ if peer.carrier() != Carrier::Connection => self == Self::Transfer,
             // WASI 0.2 has no such option.
-            Self::Nodelay => !peer.is_wasm(),
-            // Between processes only.
-            Self::Service | Self::Remote => peer != Peer::Process,
+            Self::Nodelay => !peer.is_wasm() && peer != Peer::Unix,
+            // Of pods only.
+            Self::Service | Self::Remote => !matches!(peer, Peer::Process | Peer::Unix),
+            // The program in C has one connection at a time.
+            Self::FanOut | Self::FanIn | Self::Connections | Self::Connect => peer.host() != Host::C,
             Self::Start => matches!(peer, Peer::Stock | Peer::Off | Peer::Kernel | Peer::Rust),
             _ => true,
         }

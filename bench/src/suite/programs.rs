@@ -33,6 +33,7 @@ impl Programs {
             Host::Stock => "cwasi-stock-run",
             Host::Runner => "cwasi-run",
             Host::Rust => "cwasi-native",
+            Host::C => "cwasi-native-c",
         })
     }
 

@@ -1,6 +1,7 @@
 //! The pods, the agent, and one run of a workload by a peer in them.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,30 @@ impl<'a> Stage<'a> {
         Ok(outcome)
     }
 
+    fn wait_listening(
+        &self,
+        peer: Peer,
+        server: &mut Process,
+        pod: &Pod,
+        addresses: &Addresses,
+        number: usize,
+    ) -> Result<()> {
+        match (peer, peer.carrier()) {
+            // It connects to the broker.
+            (_, Carrier::Redis) => Ok(()),
+            (Peer::Unix, _) => {
+                let socket = self.socket(addresses.port, number);
+                server.wait_until("make its socket", LISTEN, || Ok(socket.exists()))
+            }
+            _ => server.wait_listening(pod.netns(), addresses.port, LISTEN),
+        }
+    }
+
+    /// The file of a server's socket.
+    fn socket(&self, run: u16, number: usize) -> PathBuf {
+        self.scratch.path().join(format!("{run}-{number}.sock"))
+    }
+
     /// What carries messages, where that is a program of its own.
     fn broker(&self, peer: Peer, addresses: &Addresses) -> Result<Option<Process>> {
         if peer.carrier() != Carrier::Redis {
@@ -146,9 +171,7 @@ impl<'a> Stage<'a> {
         for (number, role) in cast.servers.iter().enumerate() {
             let pod = self.pod(workload, Side::Server, number);
             let mut server = self.spawn(&self.command(peer, role, pod), pod, server_cpu)?;
-            if peer.carrier() != Carrier::Redis {
-                server.wait_listening(pod.netns(), addresses.port, LISTEN)?;
-            }
+            self.wait_listening(peer, &mut server, pod, addresses, number)?;
             servers.push(server);
         }
         let mut clients = Vec::new();
@@ -210,6 +233,12 @@ impl<'a> Stage<'a> {
             dial: Vec::new(),
         };
         for number in 0..usize::from(workload.servers()) {
+            if peer == Peer::Unix {
+                let at = format!("unix:{}", self.socket(port, number).display());
+                addresses.listen.push(at.clone());
+                addresses.dial.push(at);
+                continue;
+            }
             // Functions of one process share its pod's address.
             let (pod, port) = if peer.carrier() == Carrier::Redis {
                 (self.broker_pod(), port)
@@ -248,7 +277,7 @@ impl<'a> Stage<'a> {
     fn command(&self, peer: Peer, role: &Role, pod: &Pod) -> Command {
         let mut command = Command::new(self.programs.host(peer.host()));
         match peer.host() {
-            Host::Rust => {
+            Host::Rust | Host::C => {
                 command.arg(role.program).args(&role.args);
                 if peer.enrolled() {
                     return self.agent.exec(role.program, pod.netns(), &command);

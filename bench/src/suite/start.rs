@@ -26,7 +26,7 @@ const REQUEST: [u8; 8] = *b"request!";
 pub(super) fn role(host: Host, listen: &str) -> Role {
     let mut args = vec![listen.to_owned()];
     // A native echo sends whole messages back, a guest whatever it has read.
-    if host == Host::Rust {
+    if matches!(host, Host::Rust | Host::C) {
         args.extend(["--size".to_owned(), REQUEST.len().to_string()]);
     }
     Role {
