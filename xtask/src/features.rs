@@ -64,6 +64,23 @@ pub fn of_packages<'a>(command: &'a mut Command, arguments: &[String]) -> &'a mu
     command
 }
 
+/// Adds the shims of containerd and what measures them; `None` when this machine cannot build them.
+pub fn containerd_programs(command: &mut Command) -> Option<&mut Command> {
+    let feature = available()
+        .into_iter()
+        .find(|feature| feature.feature == "containerd")?;
+    let packages = ["cwasi-shim", "cwasi-stock-shim", "cwasi-bench-start"];
+    // Not the runner again: that of a plain build is measured.
+    let programs = [
+        "containerd-shim-cwasi-v1",
+        "containerd-shim-stock-v1",
+        "cwasi-bench-start",
+    ];
+    command.args(packages.iter().flat_map(|package| ["-p", package]));
+    command.args(programs.iter().flat_map(|program| ["--bin", program]));
+    Some(command.arg("--features").arg(feature.name()))
+}
+
 /// The features that this machine can build; says which it cannot.
 fn available() -> Vec<&'static Feature> {
     FEATURES

@@ -8,6 +8,7 @@
 //! - [`workload`]: what the ends do, and the figures that are taken.
 //! - [`plan`], [`amount`]: which workloads, with which peers, how much of each, and about how long it takes.
 //! - [`cast`], [`outcome`]: the command lines of a workload's functions, and what they print.
+//! - [`containerd`]: the same in containers.
 //! - [`programs`]: the files that a run needs.
 //! - [`cpu`], [`machine`]: processor time, and where it was spent.
 //! - [`options`]: what a suite is asked for.
@@ -21,6 +22,7 @@ pub mod amount;
 pub mod cast;
 pub mod chart;
 pub mod charts;
+pub mod containerd;
 pub mod cpu;
 pub mod document;
 pub mod goals;

@@ -148,6 +148,8 @@ impl Group {
             Self::Service => self.by(Route::Service),
             Self::Remote => self.by(Route::Remote),
             Self::Start => each(Kind::Start, &[8]),
+            // Run by another program.
+            Self::Containerd => Vec::new(),
         }
     }
 

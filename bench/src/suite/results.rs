@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cwasi_client::protocol::Traffic;
 use serde::{Deserialize, Serialize};
 
+use super::containerd::Containerd;
 use super::machine::Machine;
 use super::outcome::Figures;
 use super::peer::Peer;
@@ -47,6 +48,8 @@ pub struct Results {
     pub seconds: f64,
     /// The figures.
     pub series: Vec<Series>,
+    /// Figures of functions in containerd.
+    pub containerd: Option<Containerd>,
     /// What was not run.
     pub skipped: Vec<Skipped>,
     /// What was run and failed; earlier rounds of it are kept.
@@ -166,6 +169,7 @@ pub(super) mod tests {
                 series(workload, Peer::Stock, [38.0, 42.0]),
                 series(workload, Peer::Kernel, [19.0, 20.0]),
             ],
+            containerd: None,
             skipped: vec![Skipped {
                 workload: "process".to_owned(),
                 reason: "not there".to_owned(),

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::amount::Amount;
 use super::cast::Run;
+use super::containerd;
 use super::machine::{self, Machine};
 use super::options::Options;
 use super::peer::{self, Peer};
@@ -11,6 +12,7 @@ use super::plan::{self, Entry, Scale};
 use super::programs::Programs;
 use super::results::{Results, Series};
 use super::stage::{Measured, Stage};
+use super::workload::Group;
 use crate::agent;
 use crate::compare::Skipped;
 use crate::topology;
@@ -30,13 +32,18 @@ struct Turn {
 /// Runs the suite.
 pub(super) fn run(programs: &Programs, options: &Options, command: &str) -> Result<Results> {
     let machine = Machine::read()?;
-    let (peers, skipped) = programs.available(&options.peers());
+    let (peers, mut skipped) = programs.available(&options.peers());
     for skipped in &skipped {
         eprintln!("skipped: {}: {}", skipped.workload, skipped.reason);
     }
     let scale = options.scale();
     let plan = plan::plan(&options.groups(), &peers, scale.quick);
-    let estimate = plan::estimate(&plan, scale).as_secs();
+    let in_containerd = options.groups().contains(&Group::Containerd);
+    let mut estimate = plan::estimate(&plan, scale);
+    if in_containerd {
+        estimate += containerd::estimate(scale);
+    }
+    let estimate = estimate.as_secs();
     eprintln!(
         "{} workloads, {} peers, {} rounds and one that does not count: about {} min {} s",
         plan.len(),
@@ -51,6 +58,19 @@ pub(super) fn run(programs: &Programs, options: &Options, command: &str) -> Resu
     let stage = Stage::new(programs, plan::most_functions(&plan), LABEL, options.cpus)?;
     let start = Instant::now();
     let turns = rounds(stage, &plan, scale)?;
+    let containerd = if in_containerd {
+        eprintln!("functions in containerd …");
+        Some(containerd::run(&programs.built, scale)?)
+    } else {
+        None
+    };
+    let containerd = match containerd.transpose() {
+        Ok(containerd) => containerd,
+        Err(reason) => {
+            skipped.push(reason);
+            None
+        }
+    };
 
     let failed = turns.iter().filter_map(|turn| {
         let reason = turn.failed.clone()?;
@@ -67,6 +87,7 @@ pub(super) fn run(programs: &Programs, options: &Options, command: &str) -> Resu
         seconds: start.elapsed().as_secs_f64(),
         failed: failed.collect(),
         series: turns.into_iter().map(|turn| turn.series).collect(),
+        containerd,
         skipped,
     })
 }

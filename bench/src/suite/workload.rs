@@ -34,6 +34,8 @@ pub enum Group {
     Remote,
     /// From a function's start to its first answer
     Start,
+    /// Round trips, streams and starts in containerd, with cwasi's shim and a stock one
+    Containerd,
 }
 
 /// What a workload does.

@@ -1,7 +1,8 @@
 //! `bench`: functions guest to guest, beside everything that they may be compared with.
 
-use crate::commands::demo;
-use crate::{Result, paths, process};
+use crate::commands::test;
+use crate::{Result, features, paths, process};
+use cwasi_bench::suite::workload::Group;
 use cwasi_bench::suite::{self, Options, Programs};
 use cwasi_bench::{Error, interrupt};
 use nix::unistd::geteuid;
@@ -33,12 +34,13 @@ pub fn run(args: &Args) -> Result<()> {
         if !geteuid().is_root() {
             return Err(Error::NotRoot.into());
         }
-        demo::prepare()?;
-        process::run(
-            Command::new("cargo")
-                .args(["build", "--release"])
-                .current_dir(paths::root()),
-        )?;
+        test::prepare()?;
+        process::run(&mut release())?;
+        if options.groups().contains(&Group::Containerd)
+            && let Some(build) = features::containerd_programs(&mut release())
+        {
+            process::run(build)?;
+        }
     }
     let programs = Programs {
         built: paths::target_dir().join("release"),
@@ -46,6 +48,12 @@ pub fn run(args: &Args) -> Result<()> {
     };
     interrupt::watch()?;
     Ok(suite::run(&programs, &options, &command())?)
+}
+
+fn release() -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release"]).current_dir(paths::root());
+    cargo
 }
 
 /// What was typed, or would be to have the same.

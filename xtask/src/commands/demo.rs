@@ -50,11 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(demo::run(&programs, args.output)?)
 }
 
-/// Has what makes pods and their Service addresses, or says what is missing.
-///
-/// # Errors
-/// It is missing and cannot be installed.
-pub(super) fn prepare() -> Result<()> {
+fn prepare() -> Result<()> {
     if apt::can_install() {
         return apt::install_missing(&PACKAGES);
     }

@@ -66,7 +66,10 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Makes a fresh machine able to run the kernel tests, as far as this user may.
-fn prepare() -> Result<()> {
+///
+/// # Errors
+/// Packages cannot be installed, or bpffs cannot be mounted.
+pub(super) fn prepare() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         eprintln!(
             "not root: nothing is installed or mounted, and kernel tests will say that they are skipped"
