@@ -19,7 +19,7 @@ use crate::agent::Agent;
 use crate::compare::{Cpus, redis};
 use crate::error::IoContext;
 use crate::process::Process;
-use crate::topology::{Pod, Service, Topology};
+use crate::topology::{Cluster, Pod, Service, Topology};
 use crate::{Error, Result};
 
 /// How long a server may take to be compiled and to listen.
@@ -40,7 +40,7 @@ const PORTS: u16 = 2000;
 /// Everything that runs need.
 pub(super) struct Stage<'a> {
     // Programs live in the pods and end before the agent that they are registered with.
-    topology: Topology,
+    cluster: Cluster,
     agent: Agent,
     meter: Meter,
     programs: &'a Programs,
@@ -69,11 +69,11 @@ impl<'a> Stage<'a> {
         // One more for what may carry their messages.
         names.extend((0..=functions).map(|number| format!("many{number}")));
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let topology = Topology::create(&names)?;
+        let cluster = Cluster::create(&[&names, &["far"]])?;
         let agent = Agent::start(&programs.agent(), label)?;
         agent.require_acceleration()?;
         Ok(Self {
-            topology,
+            cluster,
             agent,
             meter: Meter::new()?,
             programs,
@@ -93,7 +93,7 @@ impl<'a> Stage<'a> {
             self.play(workload, peer, run, &addresses)?
         };
         let traffic = sent(&before, &self.agent.status()?.traffic);
-        if !peer.redirected() && traffic.redirect_bytes != 0 {
+        if !(peer.redirected() && workload.route != Route::Remote) && traffic.redirect_bytes != 0 {
             return Err(Error::Data(format!(
                 "{} bytes of {} were redirected",
                 traffic.redirect_bytes,
@@ -162,7 +162,7 @@ impl<'a> Stage<'a> {
 
     /// The last pod, which no workload's function is in that a broker carries messages for.
     fn broker_pod(&self) -> &Pod {
-        self.topology.pods().last().expect("there are pods")
+        self.near().pods().last().expect("there are pods")
     }
 
     fn in_pods(&self, workload: &Workload, peer: Peer, cast: &Cast, addresses: &Addresses) -> Result<String> {
@@ -207,14 +207,14 @@ impl<'a> Stage<'a> {
 
     /// A function from its start until it answers.
     fn start(&self, peer: Peer, addresses: &Addresses) -> Result<Outcome> {
-        let pod = &self.topology.pods()[0];
+        let pod = &self.near().pods()[0];
         let role = start::role(peer.host(), &addresses.listen[0]);
         let command = self.command(peer, &role, pod);
         let address = SocketAddr::from((pod.v4, addresses.port));
         let begin = Instant::now();
         // Not metered: a shell before it would count.
         let server = Process::spawn(&mut { command }, Some(pod.netns()))?;
-        let took = start::first_answer(self.topology.pods()[1].netns(), address, begin)?;
+        let took = start::first_answer(self.near().pods()[1].netns(), address, begin)?;
         server.stop()?;
         Ok(Outcome {
             figures: [(Metric::Start, took.as_secs_f64() * 1e3)].into(),
@@ -244,7 +244,7 @@ impl<'a> Stage<'a> {
                 (self.broker_pod(), port)
             } else if peer == Peer::Process {
                 let offset = u16::try_from(number).unwrap_or_default();
-                (&self.topology.pods()[0], port + PORTS * offset)
+                (&self.near().pods()[0], port + PORTS * offset)
             } else {
                 (self.pod(workload, Side::Server, number), port)
             };
@@ -253,7 +253,7 @@ impl<'a> Stage<'a> {
                 Route::Pod | Route::Remote => listen,
                 Route::Service => {
                     let service = Service::v4(10, port);
-                    self.topology.expose(service, listen)?;
+                    self.near().expose(service, listen)?;
                     service.address()
                 }
             };
@@ -263,9 +263,22 @@ impl<'a> Stage<'a> {
         Ok(addresses)
     }
 
+    /// The node with the agent.
+    fn near(&self) -> &Topology {
+        &self.cluster.nodes()[0]
+    }
+
+    /// The pod of another node.
+    fn far(&self) -> &Pod {
+        &self.cluster.nodes()[1].pods()[0]
+    }
+
     /// The pod of a function: the only one of its side has the first, the others have one each.
     fn pod(&self, workload: &Workload, side: Side, number: usize) -> &Pod {
-        let pods = self.topology.pods();
+        if workload.route == Route::Remote && side == Side::Server {
+            return self.far();
+        }
+        let pods = self.near().pods();
         let only = match workload.kind {
             Kind::FanOut => Side::Client,
             _ => Side::Server,
@@ -275,11 +288,13 @@ impl<'a> Stage<'a> {
 
     /// The command of a function, with what the peer asks for.
     fn command(&self, peer: Peer, role: &Role, pod: &Pod) -> Command {
+        // There is no agent on the other node.
+        let enrolled = peer.enrolled() && pod.name() != self.far().name();
         let mut command = Command::new(self.programs.host(peer.host()));
         match peer.host() {
             Host::Rust | Host::C => {
                 command.arg(role.program).args(&role.args);
-                if peer.enrolled() {
+                if enrolled {
                     return self.agent.exec(role.program, pod.netns(), &command);
                 }
                 return command;
@@ -289,7 +304,7 @@ impl<'a> Stage<'a> {
             }
             Host::Runner => {
                 command.arg("--cache-dir").arg(self.scratch.path().join("cache"));
-                if peer.enrolled() {
+                if enrolled {
                     command.arg("--socket").arg(self.agent.socket());
                 } else {
                     command.arg("--no-agent");
