@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use cwasi_testnode::cri::{State, Stream};
@@ -22,6 +23,7 @@ node_tests!(
     one_ends_and_the_others_go_on,
     stopped_and_killed_containers_end_alone,
     a_function_that_computes_stops_no_other,
+    functions_come_and_go_at_once,
     memory_is_limited_for_each_container,
     what_cannot_be_kept_is_refused,
     confined_functions_share_a_process_too,
@@ -373,6 +375,40 @@ fn a_function_that_computes_stops_no_other(node: &Node) -> Result<()> {
     let log = node.log();
     assert!(!log.contains("does not say that guest"), "{log}");
     ping(&pod, "again", &ping_image, "127.0.0.1:7000")
+}
+
+fn functions_come_and_go_at_once(node: &Node) -> Result<()> {
+    const AT_ONCE: usize = 4;
+    const ROUNDS: usize = 4;
+    let image = node.import_function("inspect", Form::Rootfs)?;
+    let pod = node.pod(&embedded("busy"))?;
+    let come_and_go = |lane: usize| -> Result<()> {
+        for round in 0..ROUNDS {
+            let code = (10 * lane + round + 1).to_string();
+            let name = format!("f-{lane}-{round}");
+            let container = pod.run(&inspect(&name, &image, ["--exit", &code]))?;
+            assert_eq!(container.wait()?.to_string(), code, "{}", container.stderr()?);
+            container.remove()?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..AT_ONCE)
+            .map(|lane| scope.spawn(move || come_and_go(lane)))
+            .collect();
+        let ended = lanes.into_iter().map(|lane| lane.join().expect("no panic"));
+        ended.collect::<Vec<_>>().into_iter().collect::<Result<()>>()
+    })?;
+    // All of the last ones at once.
+    for number in 0..AT_ONCE {
+        pod.run(&inspect(&format!("stays-{number}"), &image, ["--sleep", "1000"]))?
+            .says(Stream::Stdout, "\"args\"")?;
+    }
+    pod.stop()?;
+    for process in processes(node, &pod) {
+        is_gone(process)?;
+    }
+    pod.remove()
 }
 
 fn memory_is_limited_for_each_container(node: &Node) -> Result<()> {

@@ -59,40 +59,20 @@ struct Job {
     cgroup: PathBuf,
     systemd: bool,
     stdio: Stdio,
-    work: WireWork,
+    work: Work,
 }
 
 /// What a container's first process does.
-#[derive(Debug)]
+#[derive(Serialize, Deserialize)]
 pub enum Work {
     /// It executes the program that its arguments name.
     Native,
     /// It runs a guest: machine code of [`compile`](super::compile).
-    Guest(OwnedFd),
-    /// It stands in for a guest in another process: a connection to that.
-    StandIn(OwnedFd),
-    /// It runs the guests of others: a connection to the shim.
-    Functions(OwnedFd),
-}
-
-/// [`Work`] on its way to another process.
-#[derive(Serialize, Deserialize)]
-enum WireWork {
-    Native,
     Guest(WireFd<OwnedFd>),
+    /// It stands in for a guest in another process: a connection to that.
     StandIn(WireFd<OwnedFd>),
+    /// It runs the guests of others: a connection to the shim.
     Functions(WireFd<OwnedFd>),
-}
-
-impl From<Work> for WireWork {
-    fn from(work: Work) -> Self {
-        match work {
-            Work::Native => Self::Native,
-            Work::Guest(fd) => Self::Guest(WireFd::new(fd)),
-            Work::StandIn(fd) => Self::StandIn(WireFd::new(fd)),
-            Work::Functions(fd) => Self::Functions(WireFd::new(fd)),
-        }
-    }
 }
 
 /// A container that was created.
@@ -115,7 +95,7 @@ impl Container {
             cgroup: get_cgroup_path(&bundle.cgroups_path(), id),
             systemd: bundle.wants_systemd(),
             stdio: stdio.clone(),
-            work: work.into(),
+            work,
         };
         let pid = in_process(create, job)?;
         Ok(Self {
@@ -176,15 +156,15 @@ where
 
 fn create(job: Job) -> Result<i32, WireError> {
     let (executor, shows_files) = match job.work {
-        WireWork::Native => (Executor::native(), false),
-        WireWork::Guest(code) => {
+        Work::Native => (Executor::native(), false),
+        Work::Guest(code) => {
             // SAFETY: `Container::create` is given what `compile` made, by the engine of this very program.
             let code = unsafe { Code::from_file(File::from(code.into_inner())) };
             // Here, where there is a /proc, code is mapped; the container's process inherits the mapping.
             (Executor::guest(engine()?.link(&code)?), true)
         }
-        WireWork::StandIn(process) => (Executor::stand_in(process.into_inner()), true),
-        WireWork::Functions(shim) => (Executor::functions(shim.into_inner()), false),
+        Work::StandIn(process) => (Executor::stand_in(process.into_inner()), true),
+        Work::Functions(shim) => (Executor::functions(shim.into_inner()), false),
     };
     let build = || build(&job.id, &job.bundle, job.systemd, &job.stdio, executor.clone());
     let mut built = build();

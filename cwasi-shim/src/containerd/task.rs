@@ -1,6 +1,7 @@
 //! One container's life, from its creation to its removal.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -119,9 +120,12 @@ impl Task {
                 let code = machine_code(&spec, &name, wasm, true)?;
                 let (joined, stand_in) = embedding.join(&spec.id, bundle, &code)?;
                 membership = Some(joined);
-                Work::StandIn(stand_in.into())
+                Work::StandIn(OwnedFd::from(stand_in).into())
             }
-            Workload::Guest { name, wasm } => Work::Guest(machine_code(&spec, &name, wasm, false)?.into()),
+            Workload::Guest { name, wasm } => {
+                let code = machine_code(&spec, &name, wasm, false)?;
+                Work::Guest(OwnedFd::from(code).into())
+            }
         };
         let has_own_process = matches!(work, Work::Guest(_));
         let container = Container::create(&spec.id, bundle, &spec.stdio, work)?;

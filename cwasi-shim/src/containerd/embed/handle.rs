@@ -87,7 +87,7 @@ impl Handle {
         let bundle = make_bundle(cgroup, dir, first)?;
         let (control, its) = Channel::pair().map_err(broken)?;
         control.set_send_timeout(ORDER_SECONDS).map_err(broken)?;
-        let work = Work::Functions(OwnedFd::from(its));
+        let work = Work::Functions(OwnedFd::from(its).into());
         let container = Container::create(id, &bundle, &Stdio::default(), work)?;
         let watched = PidFd::open(container.pid).and_then(|watched| container.start().map(|()| watched));
         let (process, reaped) = match watched {
