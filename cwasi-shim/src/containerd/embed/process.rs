@@ -129,12 +129,12 @@ impl Host {
 
     /// Runs a guest from its start to its end.
     async fn see_through(self: Arc<Self>, guest: u64, name: String, stand_in: AsyncChannel, code: Code) {
-        if let Some(end) = self.run(&name, &stand_in, &code).await
+        if let Some(end) = self.run(&name, &stand_in, code).await
             && let Err(error) = stand_in.send(&end)
         {
             log::debug!("{name}: nobody hears of its end: {error}");
         }
-        drop((stand_in, code));
+        drop(stand_in);
         self.report();
         if let Err(error) = self.control.send(&Notice::Gone { guest }) {
             log::warn!("{name}: the shim does not hear of its end: {error}");
@@ -142,8 +142,9 @@ impl Host {
     }
 
     /// Waits for the stand-in to start the guest, and runs it. `None` when the stand-in ended first.
-    async fn run(&self, name: &str, stand_in: &AsyncChannel, code: &Code) -> Option<End> {
-        let program = engine().and_then(|engine| engine.link(code));
+    async fn run(&self, name: &str, stand_in: &AsyncChannel, code: Code) -> Option<End> {
+        let program = engine().and_then(|engine| engine.link(&code));
+        drop(code);
         let Message { body: (), files } = stand_in.receive().await.ok()?;
         if program.as_ref().is_ok_and(Program::imports_sockets) {
             log::warn!("{name}: {NO_SOCKETS}");
