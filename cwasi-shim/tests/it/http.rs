@@ -115,6 +115,24 @@ fn requests_are_answered() {
 }
 
 #[test]
+fn a_function_posts_to_a_served_one() {
+    let server = Served::start(&[]);
+    let client = Runner::prebuilt("post");
+    for size in ["0", "64", "3000000"] {
+        let address = server.address.to_string();
+        let mut command = client.command(&["--no-agent"]);
+        command.arg(client.wasm());
+        command.args([
+            "client", &address, "--path", "/length", "--size", size, "--count", "5",
+        ]);
+        let ended = Ended::from(command.output().unwrap());
+        ended.expect_quiet(0);
+        let counted = format!("\"size\":{size},\"count\":5,");
+        assert!(ended.stdout.contains(&counted), "{ended:?}");
+    }
+}
+
+#[test]
 fn bodies_are_streamed_both_ways_at_once() {
     let served = Served::start(&[]);
     let mut stream = TcpStream::connect(served.address).unwrap();
