@@ -36,6 +36,16 @@ const PLANE_EVERY: Duration = Duration::from_secs(10);
 /// Name of the probe that tells whether the data plane could be made at all.
 pub const LOAD: &str = "load";
 
+/// Names of all probes: the checks of the self-test, and what else an agent finds of the kernel at its start.
+pub const PROBES: [&str; 6] = [
+    selftest::CHECKS[0],
+    selftest::CHECKS[1],
+    selftest::CHECKS[2],
+    selftest::CHECKS[3],
+    LOAD,
+    readers::READERS,
+];
+
 /// How to run an agent.
 #[derive(Clone, Debug)]
 pub struct RunOptions {

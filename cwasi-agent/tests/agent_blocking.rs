@@ -157,7 +157,7 @@ fn blocking_ends() {
     client.does("end", "end");
 
     assert!(agent.fallbacks("blocking") >= 1, "{:?}", agent.status());
-    assert!(agent.counters()["cwasi_fallback_total{reason=\"blocking\"}"] >= 1);
+    assert!(agent.counters()["cwasi_fallback_total{reason=\"blocking\",stage=\"enrol\"}"] >= 1);
     assert_eq!(agent.status().traffic.redirect_bytes, 0);
     assert!(client.talker.end().success());
     assert!(server.talker.end().success());

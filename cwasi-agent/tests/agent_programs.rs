@@ -18,7 +18,7 @@ const SERVER: &str = "10.1.0.11";
 fn redirected(agent: &Agent) -> u64 {
     let status = agent.status();
     assert_eq!(
-        agent.counters()["cwasi_redirect_bytes_total"],
+        agent.counters()["cwasi_bytes_total{path=\"kernel\"}"],
         status.traffic.redirect_bytes,
         "metrics and status agree while nothing is moved"
     );
@@ -175,7 +175,7 @@ fn nginx() {
     }
     // nginx waits edge-triggered, and takes a short read for the last one: requests go to it by TCP.
     assert!(agent.fallbacks("edge_triggered") > 0, "{:?}", agent.status());
-    assert!(agent.counters()["cwasi_fallback_total{reason=\"edge_triggered\"}"] > 0);
+    assert!(agent.counters()["cwasi_fallback_total{reason=\"edge_triggered\",stage=\"send\"}"] > 0);
 }
 
 /// Runs an iperf3 client, which must move all the bytes that it was told to. Its receiver stops reading at the end of the test,

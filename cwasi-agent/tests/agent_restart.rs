@@ -123,7 +123,7 @@ fn what_a_process_told_outlives_a_stop() {
     let of = FunctionRef::Cgroup(leaf.path().to_owned());
     client().report_process(&of, &report(5)).unwrap();
     let before = counted(&agent);
-    assert_eq!(before["cwasi_process_messages_total"], 5);
+    assert_eq!(before["cwasi_messages_total{path=\"process\"}"], 5);
     assert!(agent.terminate().success());
     agent.run();
     never_less(&before, &counted(&agent));
@@ -166,7 +166,7 @@ fn a_killed_agent_is_not_missed() {
             grown("caller redirect_bytes") > bytes,
             "redirection goes on without an agent"
         );
-        assert_eq!(grown("cwasi_connections_total"), 2);
+        assert_eq!(grown("cwasi_enrolled_ends_total"), 2);
         assert_eq!(functions(&agent), known);
         let now = agent.flows();
         for flow in flows {

@@ -164,7 +164,7 @@ fn http_is_served() {
     let metrics = get(&running, "/metrics");
     assert!(metrics.starts_with("HTTP/1.1 200"));
     assert!(metrics.contains("content-type: text/plain; version=0.0.4"));
-    assert!(metrics.contains("\ncwasi_acceleration_enabled 1\n"));
+    assert!(metrics.contains("\ncwasi_accelerating 1\n"));
     assert!(get(&running, "/healthz").starts_with("HTTP/1.1 200"));
     assert!(get(&running, "/readyz").starts_with("HTTP/1.1 200"));
     assert!(get(&running, "/other").starts_with("HTTP/1.1 404"));

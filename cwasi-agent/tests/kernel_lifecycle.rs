@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cwasi_agent::kernel::{KernelPlane, Options, PlaneError, pinned};
 use cwasi_agent::plane::Plane;
-use cwasi_ebpf_common::maps::FunctionEntry;
+use cwasi_ebpf_common::maps::{FunctionEntry, TrafficEntry};
 use cwasi_ebpf_common::reason::Reason;
 use support::duplex::{Duplex, Manner};
 use support::netns::{Bridged, veth};
@@ -277,6 +277,15 @@ fn detached_under_load() {
     needs!();
     let node = Node::new();
     let busy = Busy::start(&node, "detached_under_load");
+    let before = redirected(&node);
+    node.configure(|config| config.enabled = 0);
+    support::eventually("enrolled ends leave for TCP", || {
+        let mut flows = node.flows().into_iter();
+        flows.any(|flow| flow.fallbacks[Reason::Disabled.index()] > 0)
+    });
+    busy.new_connections(&node, false);
+    node.configure(|config| config.enabled = 1);
+    support::eventually("redirection resumes", || redirected(&node) > before);
     for pod in [&busy.client, &busy.server] {
         node.with_plane(|plane| plane.detach(pod.leaf().id())).unwrap();
     }
@@ -294,7 +303,15 @@ fn detached_under_load() {
         node.traffic(busy.client.id, busy.server.id).connections,
         CONNECTIONS
     );
+    let disabled = |src, dst| node.traffic(src, dst).fallbacks[Reason::Disabled.index()];
+    let changes = disabled(busy.client.id, busy.server.id) + disabled(busy.server.id, busy.client.id);
+    assert!(changes > 0);
+    assert_eq!(disabled(busy.client.id, 0), 1);
     node.with_plane(|plane| plane.sweep()).unwrap();
+    // The sums of functions that are gone still tell ends that were not enrolled from changes of those that were.
+    assert_eq!(node.traffic(busy.client.id, busy.server.id), TrafficEntry::EMPTY);
+    assert_eq!(disabled(u32::MAX, u32::MAX), changes);
+    assert_eq!(disabled(u32::MAX, 0), 1);
     let links = node
         .bpffs()
         .join(format!("v{}/links", cwasi_ebpf_common::maps::LAYOUT));

@@ -112,8 +112,8 @@ fn what_is_reported_is_shown_everywhere() {
     for line in [
         "cwasi_flows_active{path=\"process\"} 3",
         "cwasi_process_connections_total 4",
-        "cwasi_process_messages_total 6",
-        "cwasi_process_bytes_total 6144",
+        "cwasi_messages_total{path=\"process\"} 6",
+        "cwasi_bytes_total{path=\"process\"} 6144",
     ] {
         assert!(text.contains(&format!("\n{line}\n")), "{line} is not in {text}");
     }
@@ -147,7 +147,7 @@ fn what_is_reported_is_shown_everywhere() {
 
     client.unregister(registered.id).unwrap();
     assert_eq!(client.call(&Request::Flows).unwrap(), Reply::Flows(Vec::new()));
-    assert!(metrics(running.http).contains("\ncwasi_process_messages_total 6\n"));
+    assert!(metrics(running.http).contains("\ncwasi_messages_total{path=\"process\"} 6\n"));
     let refused = client.report_process(&of(&leaf), &report(7)).unwrap_err();
     let ClientError::Refused(refusal) = refused else {
         panic!("{refused}")

@@ -67,10 +67,11 @@ fn is_installed(package: &str) -> bool {
 
 /// Under systemd a package enables its service for the next boot even when it may not start it now.
 fn disable_services(installed: &[&str]) -> Result<()> {
-    const SERVICES: [(&str, &str); 3] = [
+    const SERVICES: [(&str, &str); 4] = [
         ("containerd", "containerd"),
         ("redis-server", "redis-server"),
         ("nginx-light", "nginx"),
+        ("prometheus", "prometheus"),
     ];
     if !Path::new("/run/systemd/system").exists() {
         return Ok(());

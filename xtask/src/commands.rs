@@ -6,6 +6,7 @@ pub mod build_functions;
 pub mod demo;
 pub mod images;
 pub mod lint;
+pub mod metrics;
 pub mod test;
 
 use crate::Result;
@@ -27,6 +28,7 @@ enum Command {
     Demo(demo::Args),
     Images(images::Args),
     Lint(lint::Args),
+    Metrics(metrics::Args),
     Test(test::Args),
 }
 
@@ -43,6 +45,7 @@ impl Cli {
             Command::Demo(args) => demo::run(&args),
             Command::Images(args) => images::run(&args),
             Command::Lint(args) => lint::run(&args),
+            Command::Metrics(args) => metrics::run(&args),
             Command::Test(args) => test::run(&args),
         }
     }

@@ -6,9 +6,36 @@ use cwasi_client::protocol::{Degradation, MapUsage};
 use cwasi_ebpf_common::reason::{REASONS, Reason};
 
 use super::{Agent, Totals};
+use crate::kernel::readers::READERS;
+use crate::run::LOAD;
 
 /// How long a refusal of the kernel counts as one of now.
 pub const RECENT: Duration = Duration::from_secs(300);
+
+const STATE_DIR: &str = "state_dir";
+const ATTACH: &str = "attach";
+const LOCALITY: &str = "locality";
+const KERNEL_MAPS: &str = "kernel_maps";
+const MAP_FULL: &str = "map_full";
+
+/// Every reason for which an agent may be degraded: what its start finds, what keeps it from its work, what the kernel refuses.
+pub const DEGRADATIONS: [&str; 15] = [
+    "self_test_redirect",
+    "self_test_queue_charged",
+    "self_test_order_across_spill",
+    "self_test_eof_after_data",
+    LOAD,
+    READERS,
+    STATE_DIR,
+    ATTACH,
+    LOCALITY,
+    KERNEL_MAPS,
+    MAP_FULL,
+    Reason::SocketBusy.label(),
+    Reason::SockhashFull.label(),
+    Reason::FlowsFull.label(),
+    Reason::SocketRefused.label(),
+];
 
 /// Maps that nothing makes room in: one that is full leaves connections on TCP.
 const BOUNDED: [&str; 5] = ["functions", "locality", "pairs", "sockets", "flows"];
@@ -44,14 +71,14 @@ impl Recent {
     /// Counts from these totals on.
     pub(super) fn since(totals: &Totals) -> Self {
         Self {
-            seen: totals.fallbacks,
+            seen: totals.fallbacks(),
             ..Self::default()
         }
     }
 
     /// Takes note of new refusals.
     pub(super) fn note(&mut self, totals: &Totals, now: Instant) {
-        for ((seen, when), total) in self.seen.iter_mut().zip(&mut self.when).zip(totals.fallbacks) {
+        for ((seen, when), total) in self.seen.iter_mut().zip(&mut self.when).zip(totals.fallbacks()) {
             if total > *seen {
                 *when = Some((now, total));
                 *seen = total;
@@ -89,7 +116,7 @@ impl Agent {
         if let Some(detail) = &self.unsaved {
             let remedy =
                 "make the directory writable, or give --state-dir: a restart forgets functions until then";
-            add("state_dir", detail.clone(), remedy);
+            add(STATE_DIR, detail.clone(), remedy);
         }
         let failed = || {
             self.functions
@@ -103,7 +130,7 @@ impl Agent {
                 entry.title()
             );
             add(
-                "attach",
+                ATTACH,
                 detail,
                 "their connections stay on TCP; the agent tries again every few seconds",
             );
@@ -111,14 +138,14 @@ impl Agent {
         if self.stale_localities {
             let detail = "the kernel's prefixes of this node are not up to date".to_owned();
             add(
-                "locality",
+                LOCALITY,
                 detail,
                 "see the agent's log; the agent tries again every few seconds",
             );
         }
         if let Some(detail) = &self.unread {
             add(
-                "kernel_maps",
+                KERNEL_MAPS,
                 detail.clone(),
                 "see the agent's log; restart the agent",
             );
@@ -132,7 +159,7 @@ impl Agent {
                 map.name, map.entries, map.capacity
             );
             add(
-                "map_full",
+                MAP_FULL,
                 detail,
                 "new connections stay on TCP until old ones are closed",
             );
@@ -145,17 +172,26 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::selftest::CHECKS;
+
+    #[test]
+    fn every_reason_is_in_the_list() {
+        let checks = CHECKS.map(|check| format!("self_test_{check}"));
+        assert_eq!(DEGRADATIONS[..CHECKS.len()], checks);
+        let refusals = ALARMING.map(|(reason, _)| reason.label());
+        assert_eq!(DEGRADATIONS[DEGRADATIONS.len() - ALARMING.len()..], refusals);
+    }
 
     #[test]
     fn a_refusal_is_forgotten_after_a_while() {
         let mut totals = Totals::default();
-        totals.fallbacks[Reason::SocketBusy.index()] = 7;
+        totals.at_enrolment[Reason::SocketBusy.index()] = 7;
         let mut recent = Recent::since(&totals);
         let start = Instant::now();
         recent.note(&totals, start);
         assert_eq!(recent.degradations(start).count(), 0, "before this agent");
-        totals.fallbacks[Reason::SocketBusy.index()] = 9;
-        totals.fallbacks[Reason::Remote.index()] = 9;
+        totals.at_enrolment[Reason::SocketBusy.index()] = 9;
+        totals.at_enrolment[Reason::Remote.index()] = 9;
         recent.note(&totals, start);
         let found: Vec<_> = recent.degradations(start + Duration::from_secs(9)).collect();
         assert_eq!(found.len(), 1);

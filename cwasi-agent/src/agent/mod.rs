@@ -28,12 +28,12 @@ use crate::kernel::{PlaneError, pinned};
 use crate::plane::Plane;
 
 pub use candidate::{Candidate, directory, validate};
-pub use health::RECENT;
+pub use health::{DEGRADATIONS, RECENT};
 pub use host::{Host, Node, started};
 pub use locality::{Localities, longest_match, mapped, mapped_addr, unmapped};
 pub use persist::{Loaded, SavedAgent, SavedFunction, SavedProcess, SavedProcesses, StateLocked, Store};
 pub use totals::Totals;
-pub use view::{Snapshot, version};
+pub use view::{KERNEL, NETWORK, PROCESS, Snapshot, version};
 
 use events::EventLog;
 use health::Recent;

@@ -4,7 +4,7 @@
 //! sums are read first: a connection that closes before its entry is read is then missed once, never counted twice.
 
 use cwasi_client::protocol::Traffic;
-use cwasi_ebpf_common::maps::{Counters, Flow, TrafficEntry};
+use cwasi_ebpf_common::maps::{Counters, Flow, TrafficEntry, TrafficKey};
 use cwasi_ebpf_common::reason::REASONS;
 
 /// Sums over connections, open and closed.
@@ -12,16 +12,24 @@ use cwasi_ebpf_common::reason::REASONS;
 pub struct Totals {
     /// Messages, bytes, transitions and enrolled ends.
     pub traffic: Traffic,
-    /// Changes to TCP and connections left to TCP, by [`cwasi_ebpf_common::reason::Reason`].
-    pub fallbacks: [u64; REASONS],
+    /// Ends of connections that were not enrolled, by [`Reason`](cwasi_ebpf_common::reason::Reason).
+    pub at_enrolment: [u64; REASONS],
+    /// Enrolled ends that changed to TCP, or found at a send that they must stay there, by
+    /// [`Reason`](cwasi_ebpf_common::reason::Reason).
+    pub at_send: [u64; REASONS],
 }
 
 impl Totals {
-    /// Adds closed connections.
-    pub fn add_closed(&mut self, entry: &TrafficEntry) {
+    /// Adds what was closed, or not enrolled, between a pair of functions.
+    pub fn add_closed(&mut self, key: &TrafficKey, entry: &TrafficEntry) {
         self.add(&entry.sent);
         self.traffic.connections += entry.connections;
-        for (sum, count) in self.fallbacks.iter_mut().zip(entry.fallbacks) {
+        // An end that does not know its peer was never redirected, and has nothing to change from.
+        let fallbacks = match key.dst {
+            0 => &mut self.at_enrolment,
+            _ => &mut self.at_send,
+        };
+        for (sum, count) in fallbacks.iter_mut().zip(entry.fallbacks) {
             *sum += count;
         }
     }
@@ -30,9 +38,15 @@ impl Totals {
     pub fn add_open(&mut self, flow: &Flow) {
         self.add(&flow.sent);
         self.traffic.connections += 1;
-        for (sum, count) in self.fallbacks.iter_mut().zip(flow.fallbacks) {
+        for (sum, count) in self.at_send.iter_mut().zip(flow.fallbacks) {
             *sum += u64::from(count);
         }
+    }
+
+    /// Both together, by [`Reason`](cwasi_ebpf_common::reason::Reason).
+    #[must_use]
+    pub fn fallbacks(&self) -> [u64; REASONS] {
+        std::array::from_fn(|reason| self.at_enrolment[reason] + self.at_send[reason])
     }
 
     fn add(&mut self, sent: &Counters) {
@@ -59,7 +73,10 @@ impl Totals {
         rise(&mut seen.process_messages, new.process_messages);
         rise(&mut seen.process_bytes, new.process_bytes);
         rise(&mut seen.process_connections, new.process_connections);
-        for (seen, now) in self.fallbacks.iter_mut().zip(now.fallbacks) {
+        for (seen, now) in self.at_enrolment.iter_mut().zip(now.at_enrolment) {
+            rise(seen, now);
+        }
+        for (seen, now) in self.at_send.iter_mut().zip(now.at_send) {
             rise(seen, now);
         }
         *self
@@ -92,7 +109,8 @@ mod tests {
         };
         Totals {
             traffic,
-            fallbacks: [fallback; REASONS],
+            at_enrolment: [fallback; REASONS],
+            at_send: [fallback / 2; REASONS],
         }
     }
 
@@ -118,11 +136,18 @@ mod tests {
         };
         let (mut open, mut closed) = (Totals::default(), Totals::default());
         open.add_open(&flow);
-        closed.add_closed(&entry);
+        closed.add_closed(&TrafficKey { src: 1, dst: 2 }, &entry);
         assert_eq!(open, closed);
+        assert_eq!((open.at_enrolment, open.at_send), ([0; REASONS], [7; REASONS]));
         assert_eq!(sent(&counters), open.traffic);
         assert_eq!(open.traffic.tcp_bytes, 4);
         assert_eq!(open.traffic.to_tcp, 6);
+        closed.add_closed(&TrafficKey { src: 1, dst: 0 }, &entry);
+        assert_eq!(
+            (closed.at_enrolment, closed.at_send),
+            ([7; REASONS], [7; REASONS])
+        );
+        assert_eq!(closed.fallbacks(), [14; REASONS]);
     }
 
     proptest! {
@@ -135,7 +160,8 @@ mod tests {
                 let shown = reported.rise_to(&now);
                 prop_assert!(shown.traffic.redirect_bytes >= before.traffic.redirect_bytes.max(reading[0]));
                 prop_assert!(shown.traffic.connections >= before.traffic.connections.max(reading[1]));
-                prop_assert!(shown.fallbacks[3] >= before.fallbacks[3].max(reading[2]));
+                prop_assert!(shown.at_enrolment[3] >= before.at_enrolment[3].max(reading[2]));
+                prop_assert!(shown.at_send[3] >= before.at_send[3].max(reading[2] / 2));
                 before = shown;
             }
         }

@@ -18,10 +18,12 @@ use super::{Agent, Entry, Totals};
 use crate::kernel::{PlaneError, object};
 use crate::plane::Plane;
 
-/// Paths as flows and explanations name them.
-pub(super) const KERNEL: &str = "kernel";
-pub(super) const NETWORK: &str = "network";
-pub(super) const PROCESS: &str = "process";
+/// The path of what the kernel program redirects, as flows, explanations and metrics name it.
+pub const KERNEL: &str = "kernel";
+/// The path of what goes by TCP.
+pub const NETWORK: &str = "network";
+/// The path of what stays inside of a process.
+pub const PROCESS: &str = "process";
 
 /// What was read from the plane at once.
 #[derive(Debug, Default)]
@@ -51,6 +53,8 @@ pub struct Snapshot {
     pub probes: Vec<(&'static str, bool)>,
     /// Whether connections are redirected.
     pub accelerating: bool,
+    /// The operator's switch.
+    pub enabled: bool,
     /// What is wrong.
     pub degraded: Vec<Degradation>,
     /// Build.
@@ -141,7 +145,7 @@ impl Agent {
     pub fn status(&mut self) -> Status {
         let reading = self.read_with_usage();
         self.recent.note(&reading.totals, Instant::now());
-        let fallbacks = Reason::ALL.into_iter().zip(reading.totals.fallbacks);
+        let fallbacks = Reason::ALL.into_iter().zip(reading.totals.fallbacks());
         Status {
             version: version(),
             accelerating: self.accelerating(),
@@ -178,6 +182,7 @@ impl Agent {
             lost_events: reading.lost_events,
             probes: self.probes.clone(),
             accelerating: self.accelerating(),
+            enabled: self.enabled(),
             version: version(),
         }
     }
@@ -301,8 +306,12 @@ fn set_process(traffic: &mut Traffic, totals: ProcessTotals) {
 fn read(plane: &dyn Plane) -> Result<Reading, PlaneError> {
     let mut reading = Reading::default();
     for (key, entry) in plane.traffic()? {
-        reading.totals.add_closed(&entry);
-        reading.closed.entry(key.src).or_default().add_closed(&entry);
+        reading.totals.add_closed(&key, &entry);
+        reading
+            .closed
+            .entry(key.src)
+            .or_default()
+            .add_closed(&key, &entry);
     }
     reading.flows = plane.flows()?;
     for flow in &reading.flows {

@@ -21,4 +21,4 @@ pub mod sockets;
 mod sys;
 
 pub use error::PlaneError;
-pub use plane::{KernelPlane, Options};
+pub use plane::{KernelPlane, Options, USAGE_MAPS};

@@ -26,11 +26,28 @@ use super::links;
 use super::object::{Loaded, SK_MSG};
 use crate::plane::Plane;
 
-/// Where the sums of functions that are gone are kept; the kernel never writes there.
-const FOLDED: TrafficKey = TrafficKey {
-    src: u32::MAX,
-    dst: u32::MAX,
-};
+/// Names of the maps whose fill is told, as in the object but for the case.
+pub const USAGE_MAPS: [&str; 7] = [
+    "functions",
+    "locality",
+    "pairs",
+    "sockets",
+    "flows",
+    "traffic",
+    "learned",
+];
+
+/// Where the sums of functions that are gone are kept, by whether the peer was known; the kernel never writes there.
+const FOLDED: [TrafficKey; 2] = [
+    TrafficKey {
+        src: u32::MAX,
+        dst: 0,
+    },
+    TrafficKey {
+        src: u32::MAX,
+        dst: u32::MAX,
+    },
+];
 
 /// How to open a [`KernelPlane`].
 #[derive(Clone, Debug)]
@@ -164,7 +181,7 @@ impl KernelPlane {
             ..if fresh { Config::default() } else { found }
         };
         self.set_config(&config)?;
-        for key in [TrafficKey::OTHER, FOLDED] {
+        for key in [TrafficKey::OTHER, FOLDED[0], FOLDED[1]] {
             if lookup(&self.maps.traffic, &key, names::TRAFFIC)?.is_none() {
                 let insert = self.maps.traffic.insert(key, TrafficEntry::EMPTY, 0);
                 insert.map_err(PlaneError::map(names::TRAFFIC, "update"))?;
@@ -215,21 +232,23 @@ impl KernelPlane {
         let mut alive: HashSet<u32> = self.attached()?.iter().map(|(_, entry)| entry.id).collect();
         alive.extend(flows.iter().flat_map(|flow| [flow.function, flow.peer_function]));
         alive.insert(0);
-        let gone =
-            |key: &TrafficKey| *key != FOLDED && !(alive.contains(&key.src) && alive.contains(&key.dst));
-        let finished: Vec<_> = self.traffic()?.into_iter().filter(|(key, _)| gone(key)).collect();
-        if finished.is_empty() {
-            return Ok(());
+        let is_kept =
+            |key: &TrafficKey| FOLDED.contains(key) || (alive.contains(&key.src) && alive.contains(&key.dst));
+        let finished = self.traffic()?.into_iter().filter(|(key, _)| !is_kept(key));
+        let (unknown, known): (Vec<_>, Vec<_>) = finished.partition(|(key, _)| key.dst == 0);
+        for (folded, finished) in FOLDED.into_iter().zip([unknown, known]) {
+            if finished.is_empty() {
+                continue;
+            }
+            let mut sum = lookup(&self.maps.traffic, &folded, names::TRAFFIC)?.unwrap_or(TrafficEntry::EMPTY);
+            for (key, entry) in &finished {
+                add(&mut sum, entry);
+                remove(&mut self.maps.traffic, key, names::TRAFFIC)?;
+            }
+            let insert = self.maps.traffic.insert(folded, sum, 0);
+            insert.map_err(PlaneError::map(names::TRAFFIC, "update"))?;
         }
-        let mut sum = lookup(&self.maps.traffic, &FOLDED, names::TRAFFIC)?.unwrap_or(TrafficEntry::EMPTY);
-        for (key, entry) in &finished {
-            add(&mut sum, entry);
-            remove(&mut self.maps.traffic, key, names::TRAFFIC)?;
-        }
-        self.maps
-            .traffic
-            .insert(FOLDED, sum, 0)
-            .map_err(PlaneError::map(names::TRAFFIC, "update"))
+        Ok(())
     }
 
     /// Removes flows and pairs whose socket has not been in the sockhash for the whole grace.

@@ -211,8 +211,8 @@ impl Agent {
         self.status().fallbacks.get(reason).copied().unwrap_or(0)
     }
 
-    /// The counters on `/metrics`, by name with labels.
-    pub fn counters(&self) -> BTreeMap<String, u64> {
+    /// The text on `/metrics`.
+    pub fn metrics(&self) -> String {
         let address = self.status().metrics_addr.expect("metrics are served");
         let mut stream = TcpStream::connect(address).expect("connect to the metrics");
         stream
@@ -220,8 +220,15 @@ impl Agent {
             .expect("ask for the metrics");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("read the metrics");
-        assert!(answer.contains(" 200 OK\r\n"), "{answer}");
-        let samples = answer.lines().filter_map(|line| line.rsplit_once(' '));
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.contains(" 200 OK\r\n"), "{answer}");
+        body.to_owned()
+    }
+
+    /// The counters on `/metrics`, by name with labels.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let text = self.metrics();
+        let samples = text.lines().filter_map(|line| line.rsplit_once(' '));
         samples
             .filter(|(name, _)| {
                 name.starts_with("cwasi_")

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// What the tests drive, beside what the features link against.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "libc6-dev",
     "containerd",
     "runc",
@@ -22,6 +22,7 @@ const PACKAGES: [&str; 12] = [
     "nginx-light",
     "wrk",
     "iperf3",
+    "prometheus",
 ];
 
 const BPFFS: &str = "/sys/fs/bpf";
