@@ -199,8 +199,9 @@ impl Engine {
         self.sharing.prepare(wasm, cache)
     }
 
-    /// Makes a program of machine code that was prepared, by whichever engine of this build, without compiling anything. The code is mapped, so that its memory
-    /// is shared with every process that maps it; only a component where there is no /proc is copied.
+    /// Makes a program of machine code that was prepared, by whichever engine of this build, without compiling anything. The
+    /// code is mapped, so that its memory is shared with every process that maps it; only a component where there is no /proc is
+    /// copied.
     ///
     /// # Errors
     /// [`LoadError::Code`] for code of another engine; [`LoadError::NotCommand`], [`LoadError::NoStart`] and
