@@ -183,6 +183,7 @@ fn config(function: &FunctionFlags, stdio: Stdio, network: Option<&LocalNetwork>
     GuestConfig {
         name: name.clone(),
         local: network.cloned(),
+        alone: network.is_none(),
         args: function.arguments(),
         env: function.env.clone(),
         stdio,

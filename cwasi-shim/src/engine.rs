@@ -406,7 +406,7 @@ impl Variant {
                 wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
             }
             linker.allow_shadowing(true);
-            sockets::add_to_linker(&mut linker)?;
+            sockets::add_to_linker(&mut linker, http)?;
             Ok(linker)
         })
     }

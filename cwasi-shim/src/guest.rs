@@ -43,6 +43,8 @@ pub struct GuestConfig {
     pub refusals: Refusals,
     /// The network that it shares with the other guests of its process: connections between them do not leave it.
     pub local: Option<LocalNetwork>,
+    /// Whether nothing else runs on its thread: its waits may then hold the thread up, which is faster.
+    pub alone: bool,
     /// Bytes of memory and tables it may have; all its instances together where there are several.
     pub memory_limit: Option<u64>,
 }

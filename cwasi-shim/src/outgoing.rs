@@ -283,7 +283,7 @@ mod tests {
         let policy = NetworkPolicy::only(vec!["127.0.0.0/8".parse().unwrap()]);
         let refusals = Refusals::new(move |peer| told.lock().unwrap().push(peer));
         let peers = Peers {
-            network: Network::new("test", policy, refusals, None),
+            network: Network::new("test", policy, refusals, None, false),
         };
         let connect = |addresses: &[SocketAddr]| {
             block_on(async {

@@ -15,7 +15,7 @@ use crate::guest::{GuestConfig, GuestError};
 use crate::limits::{Budget, MemoryLimiter, Refused};
 use crate::outgoing::Outgoing;
 use crate::sockets::Network;
-use crate::sockets::direct::{Direct, Entry};
+use crate::sockets::direct::Direct;
 use crate::stdio::{Streams, Unwritten};
 use crate::ticks;
 
@@ -68,9 +68,9 @@ impl GuestState {
         self.direct.network()
     }
 
-    /// What the handle `rep` is to TCP.
-    pub(crate) fn direct(&self, rep: u32) -> &Entry {
-        self.direct.get(rep)
+    /// Which of the guest's handles are streams of TCP.
+    pub(crate) const fn direct(&self) -> &Direct {
+        &self.direct
     }
 
     /// What WASI 0.1 works on.

@@ -137,6 +137,7 @@ fn config() -> GuestConfig {
     GuestConfig {
         name: "guest".to_owned(),
         local: None,
+        alone: true,
         args: ["inspect", "--exit", &CODE.to_string()]
             .map(str::to_owned)
             .to_vec(),

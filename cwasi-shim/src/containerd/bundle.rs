@@ -200,6 +200,7 @@ pub fn guest_config(spec: &Spec) -> Result<GuestConfig, ShimError> {
     Ok(GuestConfig {
         name: annotation(spec, NAME).unwrap_or_default().to_owned(),
         local: None,
+        alone: true,
         args,
         stdio: Stdio::default(),
         preopens: preopens(spec),

@@ -196,6 +196,19 @@ impl Connection {
             }
     }
 
+    /// Waits until a read gives something, and holds the thread up meanwhile. `false` when that cannot be waited for so.
+    pub(crate) fn wait_readable(&self) -> bool {
+        match &self.transport {
+            Transport::Kernel(stream) => {
+                if *self.reading() == Reading::Open {
+                    stream.wait_readable();
+                }
+                true
+            }
+            Transport::Pipe(_) => false,
+        }
+    }
+
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         if *self.reading() == Reading::Over {
             return Poll::Ready(());

@@ -1,7 +1,7 @@
 //! The calls of `wasi:io` that carry bytes or wait for them, on the streams of TCP without the stock calls' detours: bytes are written
 //! out of the guest's memory and read into it, and a pollable asks its connection. Every other stream gets the stock call.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,6 +18,7 @@ use wasmtime_wasi_io::bindings::wasi::io::streams::{
 use super::Network;
 use super::connection::Connection;
 use super::host::VERSION;
+use super::turn;
 use crate::state::GuestState;
 
 /// Which handles of a guest's table are streams of TCP, or pollables of them.
@@ -30,7 +31,7 @@ pub(crate) struct Direct {
 
 /// What a handle is.
 #[derive(Clone, Debug, Default)]
-pub(crate) enum Entry {
+enum Entry {
     #[default]
     Other,
     Input(Arc<Connection>),
@@ -69,8 +70,17 @@ impl Direct {
         self.entries[at] = entry;
     }
 
-    pub(crate) fn get(&self, rep: u32) -> &Entry {
+    fn get(&self, rep: u32) -> &Entry {
         self.entries.get(rep as usize).unwrap_or(&Entry::Other)
+    }
+
+    /// Waits for `pollable` by a system call that holds the thread up, where nothing else is to run on it: an event loop would
+    /// take as long again. `false` when that may not be, or it is not a connection's.
+    fn waits_in_place(&self, pollable: &Resource<DynPollable>) -> bool {
+        match self.get(pollable.rep()) {
+            Entry::Readable(connection) => self.network.may_hold_thread() && connection.wait_readable(),
+            _ => false,
+        }
     }
 
     /// The handle is gone; the next to have its representation may be anything.
@@ -107,12 +117,12 @@ type Later<'a, T> = Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>;
 ///
 /// # Errors
 /// The linker does not allow shadowing.
-pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>, tasks: bool) -> wasmtime::Result<()> {
     let mut streams = linker.instance(&format!("wasi:io/streams@{VERSION}"))?;
     input(&mut streams)?;
     output(&mut streams)?;
     let mut poll = linker.instance(&format!("wasi:io/poll@{VERSION}"))?;
-    pollables(&mut poll)
+    pollables(&mut poll, tasks)
 }
 
 fn input(streams: &mut LinkerInstance<'_, GuestState>) -> wasmtime::Result<()> {
@@ -195,7 +205,7 @@ fn write(
     mut store: State<'_>,
     (stream, bytes): (Resource<DynOutputStream>, WasmList<u8>),
 ) -> wasmtime::Result<(Result<(), StreamError>,)> {
-    let written = match store.data().direct(stream.rep()) {
+    let written = match store.data().direct().get(stream.rep()) {
         Entry::Output(connection) => connection.write(bytes.as_le_slice(&store)),
         _ => {
             let bytes = Bytes::copy_from_slice(bytes.as_le_slice(&store));
@@ -215,19 +225,31 @@ fn answer<T>(table: &mut ResourceTable, done: StreamResult<T>) -> wasmtime::Resu
     }
 }
 
-fn pollables(poll: &mut LinkerInstance<'_, GuestState>) -> wasmtime::Result<()> {
+fn pollables(poll: &mut LinkerInstance<'_, GuestState>, tasks: bool) -> wasmtime::Result<()> {
     let pollable = ResourceType::host::<DynPollable>();
     poll.resource("pollable", pollable, |mut store, rep| {
         let (table, direct) = store.data_mut().sockets();
         direct.forget(rep);
         StockPollable::drop(table, Resource::new_own(rep))
     })?;
-    poll.func_wrap_async("[method]pollable.block", block)?;
-    poll.func_wrap_async("poll", poll_list)
+    poll.func_wrap_async("[method]pollable.block", move |store: State<'_>, (pollable,)| {
+        turn::next();
+        if !tasks && store.data().direct().waits_in_place(&pollable) {
+            return Box::new(Done);
+        }
+        block(store, pollable)
+    })?;
+    poll.func_wrap_async("poll", move |store: State<'_>, (pollables,): (Vec<_>,)| {
+        turn::next();
+        match pollables.as_slice() {
+            [only] if !tasks && store.data().direct().waits_in_place(only) => Box::new(ready(Ok((vec![0],)))),
+            _ => poll_list(store, pollables),
+        }
+    })
 }
 
-fn block<'a>(mut store: State<'a>, (pollable,): (Resource<DynPollable>,)) -> Later<'a, ()> {
-    match store.data().direct(pollable.rep()) {
+fn block<'a>(mut store: State<'a>, pollable: Resource<DynPollable>) -> Later<'a, ()> {
+    match store.data().direct().get(pollable.rep()) {
         Entry::Other => Box::new(async move {
             let (table, _) = store.data_mut().sockets();
             StockPollable::block(table, pollable).await
@@ -256,11 +278,11 @@ impl Future for Done {
 
 type Ready = (Vec<u32>,);
 
-fn poll_list<'a>(mut store: State<'a>, (pollables,): (Vec<Resource<DynPollable>>,)) -> Later<'a, Ready> {
+fn poll_list<'a>(mut store: State<'a>, pollables: Vec<Resource<DynPollable>>) -> Later<'a, Ready> {
     let state = store.data();
     let entries: Option<Vec<Entry>> = pollables
         .iter()
-        .map(|pollable| match state.direct(pollable.rep()) {
+        .map(|pollable| match state.direct().get(pollable.rep()) {
             Entry::Other => None,
             entry => Some(entry.clone()),
         })
@@ -268,15 +290,15 @@ fn poll_list<'a>(mut store: State<'a>, (pollables,): (Vec<Resource<DynPollable>>
     match entries {
         Some(entries) if !entries.is_empty() => Box::new(async move {
             let ready = poll_fn(|cx| {
-                let ready: Vec<u32> = (0..)
+                let all: Vec<u32> = (0..)
                     .zip(&entries)
                     .filter(|(_, entry)| entry.poll_ready(cx).is_ready())
                     .map(|(at, _)| at)
                     .collect();
-                if ready.is_empty() {
+                if all.is_empty() {
                     Poll::Pending
                 } else {
-                    Poll::Ready(ready)
+                    Poll::Ready(all)
                 }
             });
             Ok((ready.await,))

@@ -7,7 +7,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -17,7 +18,7 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::options;
+use super::{options, turn};
 
 /// `poll(2)` that does not wait.
 const AT_ONCE: Timespec = Timespec {
@@ -86,7 +87,7 @@ impl Connecting {
 
     pub(super) fn finish(self) -> io::Result<Stream> {
         sockopt::socket_error(&self.0)??;
-        Ok(Stream(self.0))
+        Ok(Stream::new(self.0))
     }
 }
 
@@ -95,82 +96,122 @@ impl Connecting {
 /// A read that is shorter than asked does not mean that nothing is left: bytes that were redirected into a socket, and those
 /// that TCP delivered, wait in two queues (`tcp_bpf_recvmsg`, Linux 5.10 to 6.18). Only `EAGAIN` means it.
 #[derive(Debug)]
-pub(super) struct Stream(AsyncFd<OwnedFd>);
+pub(super) struct Stream {
+    fd: AsyncFd<OwnedFd>,
+    /// The [`turn`] at which a read came short: the next one at the same turn would most likely find nothing.
+    drained_at: AtomicU64,
+    /// Somebody waits for tokio to see something new.
+    awaited: AtomicBool,
+}
+
+/// No turn.
+const NEVER: u64 = u64::MAX;
 
 impl Stream {
-    /// Reads what is there; 0 is the end.
+    fn new(fd: AsyncFd<OwnedFd>) -> Self {
+        Self {
+            fd,
+            drained_at: AtomicU64::new(NEVER),
+            awaited: AtomicBool::new(false),
+        }
+    }
+
+    /// Reads what is there; 0 is the end. May say once that there is nothing, after a read that came short: who then
+    /// waits has one system call less, and who tries again gets what there is.
     pub(super) fn recv(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
-        let read = retry(|| rustix::net::recv(&self.0, &mut *buffer, RecvFlags::empty()).map(|(_, len)| len));
-        noting(&self.0, Interest::READABLE, read)
+        let turn = turn::current();
+        if self.drained_at.swap(NEVER, Ordering::Relaxed) == turn {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let read =
+            retry(|| rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::empty()).map(|(_, len)| len));
+        let len = noting(&self.fd, Interest::READABLE, read)?;
+        if (1..buffer.len()).contains(&len) {
+            self.drained_at.store(turn, Ordering::Relaxed);
+        }
+        Ok(len)
     }
 
     /// Writes what fits.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        let sent = retry(|| rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL));
-        noting(&self.0, Interest::WRITABLE, sent)
+        let sent = retry(|| rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL));
+        noting(&self.fd, Interest::WRITABLE, sent)
     }
 
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        poll_readable(&self.0, cx)
+        poll_readable(&self.fd, &self.awaited, cx)
+    }
+
+    /// Waits until a read gives something, and holds the thread up meanwhile.
+    pub(super) fn wait_readable(&self) {
+        let mut polled = [PollFd::new(&self.fd, PollFlags::IN | PollFlags::RDHUP)];
+        // An error of the socket is what the next read gives; there is no other.
+        let _ = retry(|| rustix::event::poll(&mut polled, None));
     }
 
     pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
         // An error is what the next write gives.
-        self.0.poll_write_ready(cx).map(drop)
+        self.fd.poll_write_ready(cx).map(drop)
     }
 
     pub(super) fn shutdown(&self, how: Shutdown) {
         // Fails only where there is nothing left to shut down.
-        let _ = rustix::net::shutdown(&self.0, how);
+        let _ = rustix::net::shutdown(&self.fd, how);
     }
 
     pub(super) fn remote_address(&self) -> io::Result<SocketAddr> {
-        rustix::net::getpeername(&self.0)?.map_or_else(|| Err(Errno::NOTCONN.into()), inet)
+        rustix::net::getpeername(&self.fd)?.map_or_else(|| Err(Errno::NOTCONN.into()), inet)
     }
 
     /// Has the peer told that the connection is broken off.
     pub(super) fn reset(self) {
         // Without it the peer would see an ordinary end.
-        let _ = sockopt::set_socket_linger(&self.0, Some(std::time::Duration::ZERO));
+        let _ = sockopt::set_socket_linger(&self.fd, Some(std::time::Duration::ZERO));
     }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 /// A listening socket.
 #[derive(Debug)]
-pub(super) struct Listener(AsyncFd<OwnedFd>);
+pub(super) struct Listener {
+    fd: AsyncFd<OwnedFd>,
+    awaited: AtomicBool,
+}
 
 impl Listener {
     pub(super) fn begin(socket: OwnedFd, backlog: u32) -> io::Result<Self> {
         listen(&socket, backlog)?;
-        Ok(Self(waited_for(socket)?))
+        Ok(Self {
+            fd: waited_for(socket)?,
+            awaited: AtomicBool::new(false),
+        })
     }
 
     /// The next connection.
     pub(super) fn accept(&self) -> io::Result<Stream> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let accepted = retry(|| rustix::net::accept_with(&self.0, flags)).map_err(accept_error);
-        let socket = noting(&self.0, Interest::READABLE, accepted)?;
-        Ok(Stream(waited_for(socket)?))
+        let accepted = retry(|| rustix::net::accept_with(&self.fd, flags)).map_err(accept_error);
+        let socket = noting(&self.fd, Interest::READABLE, accepted)?;
+        Ok(Stream::new(waited_for(socket)?))
     }
 
     pub(super) fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        poll_readable(&self.0, cx)
+        poll_readable(&self.fd, &self.awaited, cx)
     }
 
     pub(super) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
-        listen(self.0.get_ref(), backlog)
+        listen(self.fd.get_ref(), backlog)
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -225,13 +266,21 @@ fn not_ready(fd: &AsyncFd<OwnedFd>, interest: Interest) {
     let _ = fd.try_io(interest, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
-/// Ready when a read, or an accept, would give something. What tokio remembers may have been read since.
-fn poll_readable(fd: &AsyncFd<OwnedFd>, cx: &mut Context<'_>) -> Poll<()> {
+/// Ready when a read, or an accept, would give something.
+fn poll_readable(fd: &AsyncFd<OwnedFd>, awaited: &AtomicBool, cx: &mut Context<'_>) -> Poll<()> {
     loop {
+        let Poll::Ready(ready) = fd.poll_read_ready(cx) else {
+            awaited.store(true, Ordering::Relaxed);
+            return Poll::Pending;
+        };
         // An error is what the next read gives.
-        let Ok(mut ready) = ready!(fd.poll_read_ready(cx)) else {
+        let Ok(mut ready) = ready else {
             return Poll::Ready(());
         };
+        // What tokio has seen while somebody waited is news; what it saw before may have been read since.
+        if awaited.swap(false, Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
         let mut polled = [PollFd::new(fd, PollFlags::IN | PollFlags::RDHUP)];
         match rustix::event::poll(&mut polled, Some(&AT_ONCE)) {
             Ok(0) => ready.clear_ready(),

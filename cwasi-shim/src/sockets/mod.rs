@@ -40,18 +40,20 @@ mod stream;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub(crate) use stream::{Acceptor, Stream};
 
 pub use local::{LocalConnection, LocalNetwork, LocalTraffic};
 
-/// Puts all of this in the place of the stock host's.
+/// Puts all of this in the place of the stock host's. `tasks` says whether other imports may leave work to tasks, which have to run
+/// while the guest waits.
 ///
 /// # Errors
 /// The linker does not allow shadowing.
-pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>, tasks: bool) -> wasmtime::Result<()> {
     host::add_to_linker(linker)?;
-    direct::add_to_linker(linker)
+    direct::add_to_linker(linker, tasks)
 }
 
 /// What the sockets of one guest share.
@@ -61,6 +63,7 @@ pub(crate) struct Network {
     policy: NetworkPolicy,
     refusals: Refusals,
     local: Option<LocalNetwork>,
+    alone: bool,
     unsent: pending::Unsent,
 }
 
@@ -72,12 +75,14 @@ impl Network {
         policy: NetworkPolicy,
         refusals: Refusals,
         local: Option<LocalNetwork>,
+        alone: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
             function: function.into(),
             policy,
             refusals,
             local,
+            alone,
             unsent: pending::Unsent::default(),
         })
     }
@@ -89,7 +94,13 @@ impl Network {
             config.network.clone(),
             config.refusals.clone(),
             config.local.clone(),
+            config.alone,
         )
+    }
+
+    /// Whether nothing has to run on the guest's thread while it waits.
+    fn may_hold_thread(&self) -> bool {
+        self.alone && self.unsent.is_none()
     }
 
     /// Waits until the kernel has taken everything that the guest wrote.

@@ -35,11 +35,16 @@ impl Unsent {
         pending
     }
 
+    /// Whether the kernel has everything.
+    pub(super) fn is_none(&self) -> bool {
+        self.0.writes.load(Ordering::Acquire) == 0
+    }
+
     /// Waits until the kernel has everything: a guest's last words are not lost with it.
     pub(crate) async fn none(&self) {
         loop {
             let none = self.0.none.notified();
-            if self.0.writes.load(Ordering::Acquire) == 0 {
+            if self.is_none() {
                 return;
             }
             none.await;

@@ -17,7 +17,13 @@ use crate::network::{NetworkPolicy, Refusals};
 
 fn network(local: Option<&LocalNetwork>) -> Arc<Network> {
     let refusals = Refusals::new(|_| {});
-    Network::new("test", NetworkPolicy::unrestricted(), refusals, local.cloned())
+    Network::new(
+        "test",
+        NetworkPolicy::unrestricted(),
+        refusals,
+        local.cloned(),
+        false,
+    )
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -47,6 +47,7 @@ fn config() -> GuestConfig {
     GuestConfig {
         name: "guest".to_owned(),
         local: None,
+        alone: true,
         args: Vec::new(),
         env: Vec::new(),
         stdio: Stdio::default(),

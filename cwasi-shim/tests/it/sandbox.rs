@@ -70,6 +70,7 @@ fn config() -> GuestConfig {
         network: NetworkPolicy::unrestricted(),
         refusals: Refusals::new(|_| ()),
         local: None,
+        alone: false,
         memory_limit: None,
     }
 }

@@ -205,6 +205,7 @@ fn prepare(
     let config = GuestConfig {
         name: name.to_owned(),
         local: Some(local.clone()),
+        alone: false,
         args: given.args,
         env: given.env,
         stdio,
