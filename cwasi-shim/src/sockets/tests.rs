@@ -12,7 +12,7 @@ use wasmtime_wasi::p2::StreamError;
 
 use super::connection::Connection;
 use super::pending::Unsent;
-use super::{Acceptor, LocalNetwork, Network, Stream};
+use super::{Acceptor, LocalNetwork, Network, Stream, turn};
 use crate::network::{NetworkPolicy, Refusals};
 
 fn network(local: Option<&LocalNetwork>) -> Arc<Network> {
@@ -120,6 +120,8 @@ impl Pair {
                 // Where a read stops is not TCP's to say: everything is read, up to what is wanted.
                 let mut all = Vec::new();
                 while all.len() < want {
+                    // A short read must not let the next one off.
+                    turn::next();
                     match connection.read(want - all.len()) {
                         Ok(bytes) if bytes.is_empty() => break,
                         Ok(bytes) => all.extend_from_slice(&bytes),
