@@ -18,8 +18,8 @@ use wasmtime::{Engine, EngineWeak, Store, UpdateDeadline};
 
 use crate::state::GuestState;
 
-/// Longest time that a guest keeps its thread to itself. A switch takes about a microsecond, so that shorter ticks would be
-/// paid for; at this one, a message between two machines or two guests is late but not lost for its timeouts.
+/// Longest time that a guest keeps its thread to itself. Neighbours wait so long for each guest that computes: longer ticks would be
+/// felt in every message, and shorter ones wake the ticking thread more often than they help beside the kernel's own time slices.
 pub const TICK: Duration = Duration::from_millis(1);
 
 /// Ticks without a guest that runs, after which there are none until one does. Longer than the pause between the messages of a
