@@ -16,8 +16,8 @@ pub struct Programs {
     pub guests: PathBuf,
 }
 
-/// What separates programs, in `cwasi-run --help` of one that takes several.
-const SEPARATOR: &str = " -- ";
+/// What `cwasi-run --help` says when it takes several programs.
+const SEVERAL: &str = "[-- ";
 
 impl Programs {
     /// The agent.
@@ -76,7 +76,7 @@ impl Programs {
 
 fn takes_several_programs(runner: &Path) -> bool {
     let help = tool::run(Command::new(runner).arg("--help"), "");
-    help.is_ok_and(|help| help.contains(SEPARATOR))
+    help.is_ok_and(|help| help.contains(SEVERAL))
 }
 
 #[cfg(test)]
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(available, [Peer::Off]);
         assert!(skipped[0].reason.ends_with("cwasi-stock-run is not built"));
         assert_eq!(skipped[1].workload, "process");
-        script("cwasi-run FILE [ARGS]... [ -- FILE [ARGS]...]...");
+        script("cwasi-run FILE [ARGS]... [-- FILE [ARGS]...]...");
         assert!(programs.available(&[Peer::Process]).1.is_empty());
     }
 }

@@ -197,8 +197,8 @@ impl<'a> Stage<'a> {
         let pod = self.pod(workload, Side::Server, 0);
         let (first, others) = cast.servers.split_first().expect("a workload has a server");
         let mut all = self.command(peer, first, pod);
-        for role in others.iter().chain(&cast.clients) {
-            all.arg("--")
+        for (number, role) in (1..).zip(others.iter().chain(&cast.clients)) {
+            all.args(["--", "--name", &format!("{}-{number}", role.program)])
                 .arg(self.programs.guest(role.program))
                 .args(&role.args);
         }
