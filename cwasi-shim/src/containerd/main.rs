@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::{env, fs, io};
+use std::time::Duration;
+use std::{env, fs, io, process, thread};
 
 use containerd_shim::api::DeleteResponse;
 use containerd_shim::protos::protobuf::{Message, MessageField};
@@ -26,6 +27,9 @@ const TTRPC_VARIABLE: &str = "TTRPC_ADDRESS";
 
 /// Descriptor of the shim's listener, as containerd-shim's `spawn` passes it.
 const LISTENER: i32 = 3;
+
+/// Longest time that the server may take to end once no container is left: nobody else would end the shim.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the program cannot do what it was called for.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +177,11 @@ impl ContainerdShim for Shim {
 
     fn wait(&mut self) {
         self.exit.wait();
+        // The server joins the threads of its connections, of which one may be new, or wait for another.
+        thread::spawn(|| {
+            thread::sleep(SHUTDOWN_TIMEOUT);
+            process::exit(0);
+        });
         // containerd-shim does it, too, but looks the path up in a bundle that containerd may have removed by then.
         if let Some(socket) = &self.socket {
             let _ = fs::remove_file(socket);
