@@ -248,6 +248,31 @@ fn a_listener_on_any_address_is_found_at_each_of_its_own_family() {
 }
 
 #[test]
+fn a_read_after_a_short_one_may_find_nothing_but_once_and_in_the_same_turn() {
+    block_on(async {
+        let Pair([Some(writer), Some(reader)]) = Pair::new(None).await else {
+            panic!("two ends");
+        };
+        let write = || {
+            writer.check_write().unwrap();
+            writer.write(b"x").unwrap();
+        };
+        let read = || reader.read(10).unwrap().len();
+        write();
+        assert_eq!(read(), 1);
+        write();
+        assert_eq!((read(), read()), (0, 1), "it is not asked, then it is");
+        write();
+        turn::next();
+        assert_eq!(read(), 1, "the guest has waited since");
+        write();
+        assert!(reader.wait_readable());
+        turn::next();
+        assert_eq!(read(), 1);
+    });
+}
+
+#[test]
 fn what_the_kernel_does_not_take_is_sent_later_and_in_order() {
     // More than socket buffers hold.
     const BYTES: usize = 32 * 1024 * 1024;
