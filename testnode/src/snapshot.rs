@@ -68,9 +68,15 @@ fn processes(node: &Node, found: &mut BTreeSet<String>) {
 }
 
 fn mounts(found: &mut BTreeSet<String>) -> Result<()> {
-    let path = "/proc/thread-self/mountinfo";
-    let text = fs::read_to_string(path).action(on("read", path))?;
-    for point in text.lines().filter_map(|line| line.split(' ').nth(4)) {
+    let points = |path: &str| -> Result<BTreeSet<String>> {
+        let text = fs::read_to_string(path).action(on("read", path))?;
+        let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+        Ok(points.map(str::to_owned).collect())
+    };
+    let inside = points("/proc/thread-self/mountinfo")?;
+    // What others mount on the machine meanwhile is seen in here, too; what a node mounts is not seen there.
+    let outside = points("/proc/self/mountinfo")?;
+    for point in inside.difference(&outside) {
         found.insert(format!("mount {point}"));
     }
     Ok(())
