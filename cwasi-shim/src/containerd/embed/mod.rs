@@ -20,8 +20,8 @@
 //! - [`message`] and [`wire`]: what they say to each other, and how.
 //!
 //! Who ends, ends what depends on it, by nothing more than the end of a connection: a stand-in that is killed ends its guest,
-//! the process that is killed ends the stand-ins, and a shim that is killed ends the process. The shim believes nothing that
-//! the process says but the numbers of the guests that have gone.
+//! the process that is killed ends the stand-ins, and a shim that is killed ends the process. The shim takes two things from the
+//! process: which of its guests have gone, and what passes between them, which it passes on as far as it can be true.
 //!
 //! The process is itself a container of libcontainer, with a bundle in the sandbox's: so its namespaces, rights and cgroups are
 //! made and removed by what makes and removes those of all containers, in `delete` too.
