@@ -194,7 +194,7 @@ impl<'a> Stage<'a> {
         let [server_cpu, client_cpu] = workload.cpus.unwrap_or(self.cpus).pair()?;
         // Where each may have a processor of its own, one process may be on either.
         let cpu = server_cpu.filter(|cpu| client_cpu == Some(*cpu));
-        let pod = self.pod(workload, Side::Server, 0);
+        let pod = &self.near().pods()[0];
         let (first, others) = cast.servers.split_first().expect("a workload has a server");
         let mut all = self.command(peer, first, pod);
         for (number, role) in (1..).zip(others.iter().chain(&cast.clients)) {
