@@ -19,6 +19,9 @@ pub struct Programs {
 /// What `cwasi-run --help` says when it takes several programs.
 const SEVERAL: &str = "[-- ";
 
+/// The guest without which there is no Wasm peer.
+const GUEST: &str = "rr";
+
 impl Programs {
     /// The agent.
     #[must_use]
@@ -65,6 +68,10 @@ impl Programs {
         if !host.is_file() {
             return Some(format!("{} is not built", host.display()));
         }
+        let guest = self.guest(GUEST);
+        if peer.is_wasm() && !guest.is_file() {
+            return Some(format!("{} is missing", guest.display()));
+        }
         if peer == Peer::Redis && tool::find("redis-server").is_none() {
             return Some("redis-server is missing; install the package redis-server".to_owned());
         }
@@ -99,6 +106,12 @@ mod tests {
             fs::set_permissions(&runner, fs::Permissions::from_mode(0o700)).unwrap();
         };
         script("cwasi-run FILE [ARGS]...");
+        assert!(
+            programs.available(&[Peer::Off]).1[0]
+                .reason
+                .ends_with("rr.wasm is missing")
+        );
+        fs::write(programs.guest(GUEST), "").unwrap();
         let (available, skipped) = programs.available(&[Peer::Stock, Peer::Off, Peer::Process]);
         assert_eq!(available, [Peer::Off]);
         assert!(skipped[0].reason.ends_with("cwasi-stock-run is not built"));
