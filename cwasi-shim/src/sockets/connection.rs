@@ -103,7 +103,7 @@ impl Transport {
     pub(super) fn remote_address(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Kernel(stream) => stream.remote_address(),
-            Self::Pipe(end) => Ok(end.remote_address()),
+            Self::Pipe(end) => end.remote_address(),
         }
     }
 }

@@ -2,16 +2,16 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::backlog::Entering;
 use super::connection::Transport;
-use super::local::{Listening, LocalNetwork};
-use super::pipe::Party;
+use super::pipe::{End, Party};
 use super::{Network, kernel};
 
 /// How long a connection inside the process waits for room in the listener's backlog: as long as Linux repeats a SYN by default.
@@ -35,7 +35,17 @@ pub(super) async fn dial(
         .as_ref()
         .and_then(|local| Some((local, local.find(to)?)));
     if let Some((local, listening)) = found {
-        return inside(&network, local, &listening, socket, is_bound, to).await;
+        let (client, apart) = begin(&network, socket, is_bound, to)?;
+        let (local, server) = (local.clone(), listening.party(to));
+        let entering = listening
+            .backlog
+            .enter(move || local.connect(client, server).ends());
+        // Whoever waits does not keep the listener from closing.
+        drop(listening);
+        return Ok(Dialled {
+            transport: Transport::Pipe(inside(&entering).await?),
+            apart: Some(apart),
+        });
     }
     let connecting = kernel::Connecting::begin(socket, to)?;
     poll_fn(|cx| connecting.poll(cx)).await;
@@ -45,36 +55,30 @@ pub(super) async fn dial(
     })
 }
 
-async fn inside(
-    network: &Network,
-    local: &LocalNetwork,
-    listening: &Listening,
-    socket: OwnedFd,
-    is_bound: bool,
-    to: SocketAddr,
-) -> io::Result<Dialled> {
+/// The client's end of a connection to `to`, which is an address of this host, and the socket whose address it has.
+fn begin(network: &Network, socket: OwnedFd, is_bound: bool, to: SocketAddr) -> io::Result<(Party, OwnedFd)> {
+    // The source that the kernel would choose: the same address, or the first one of all that are loopback.
+    let source = match to.ip() {
+        IpAddr::V4(ip) if ip.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ip => ip,
+    };
     if !is_bound {
-        // As the kernel does: the address that was dialled, which is one of this host, with a free port.
-        kernel::bind_for_connection(&socket, SocketAddr::new(to.ip(), 0))?;
+        kernel::bind_for_connection(&socket, SocketAddr::new(source, 0))?;
     }
     let mut address = kernel::local_address(&socket)?;
     if address.ip().is_unspecified() {
-        address.set_ip(to.ip());
+        address.set_ip(source);
     }
-    let connected = poll_fn(|cx| {
-        listening.backlog.poll_connect(cx, || {
-            let client = Party {
-                function: Arc::clone(&network.function),
-                address,
-            };
-            local.connect(client, listening, to).ends()
-        })
-    });
-    match timeout(TIMEOUT, connected).await {
-        Ok(Ok(end)) => Ok(Dialled {
-            transport: Transport::Pipe(end),
-            apart: Some(socket),
-        }),
+    let client = Party {
+        function: Arc::clone(&network.function),
+        address,
+    };
+    Ok((client, socket))
+}
+
+async fn inside(entering: &Entering) -> io::Result<End> {
+    match timeout(TIMEOUT, poll_fn(|cx| entering.poll(cx))).await {
+        Ok(Ok(end)) => Ok(end),
         Ok(Err(_closed)) => Err(io::ErrorKind::ConnectionRefused.into()),
         Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
     }

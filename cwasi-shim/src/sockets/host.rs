@@ -211,19 +211,23 @@ fn keep_alive(tcp: &mut LinkerInstance<'_, GuestState>) -> wasmtime::Result<()> 
     getter(tcp, "keep-alive-idle-time", |socket| {
         socket.keep_alive().idle_time(socket.settings()?)
     })?;
+    // What no option can be is refused in every state, also where there is nothing to set.
     method(tcp, "set-keep-alive-idle-time", |socket, nanos: u64| {
+        options::not_zero(nanos)?;
         socket.change_keep_alive(|keep_alive, fd| keep_alive.set_idle_time(fd, nanos))
     })?;
     getter(tcp, "keep-alive-interval", |socket| {
         options::keep_alive_interval(socket.settings()?)
     })?;
     method(tcp, "set-keep-alive-interval", |socket, nanos: u64| {
+        options::not_zero(nanos)?;
         options::set_keep_alive_interval(socket.settings()?, nanos)
     })?;
     getter(tcp, "keep-alive-count", |socket| {
         options::keep_alive_count(socket.settings()?)
     })?;
     method(tcp, "set-keep-alive-count", |socket, count: u32| {
+        options::not_zero(count.into())?;
         options::set_keep_alive_count(socket.settings()?, count)
     })
 }

@@ -46,6 +46,14 @@ pub(super) struct Listening {
 }
 
 impl Listening {
+    /// Its end of a connection that was dialled at `dialled`.
+    pub(super) fn party(&self, dialled: SocketAddr) -> Party {
+        Party {
+            function: Arc::clone(&self.function),
+            address: dialled,
+        }
+    }
+
     /// The listener is gone: nobody finds it any more, whoever still waits is refused.
     pub(super) fn close(&self) {
         self.network.forget(self);
@@ -128,12 +136,8 @@ impl LocalNetwork {
             .cloned()
     }
 
-    /// A connection from `client` to `server`, which was dialled at `dialled`.
-    pub(super) fn connect(&self, client: Party, server: &Listening, dialled: SocketAddr) -> Arc<Pipe> {
-        let server = Party {
-            function: Arc::clone(&server.function),
-            address: dialled,
-        };
+    /// A connection from `client` to `server`.
+    pub(super) fn connect(&self, client: Party, server: Party) -> Arc<Pipe> {
         let pipe = Pipe::new(client, server, self.clone(), &self.0.waiting);
         let mut connections = lock(&self.0.connections);
         connections.opened += 1;

@@ -26,7 +26,7 @@ pub(super) fn prepare(socket: &OwnedFd) -> io::Result<()> {
     Ok(sockopt::set_socket_keepalive(socket, true)?)
 }
 
-/// The options that a socket inherits from the listener that accepts it. (Linux does so with the hop limit of IPv4 only.)
+/// The options that a socket inherits from the listener that accepts it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inherited {
     keep_alive: bool,
@@ -35,7 +35,13 @@ pub(super) struct Inherited {
     count: u32,
     receive_buffer: usize,
     send_buffer: usize,
-    ttl: Option<u32>,
+    hop_limit: HopLimit,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum HopLimit {
+    Ipv4(u32),
+    Ipv6(u8),
 }
 
 impl Inherited {
@@ -47,7 +53,11 @@ impl Inherited {
             count: sockopt::tcp_keepcnt(&listener)?,
             receive_buffer: sockopt::socket_recv_buffer_size(&listener)?,
             send_buffer: sockopt::socket_send_buffer_size(&listener)?,
-            ttl: ipv4.then(|| sockopt::ip_ttl(&listener)).transpose()?,
+            hop_limit: if ipv4 {
+                HopLimit::Ipv4(sockopt::ip_ttl(&listener)?)
+            } else {
+                HopLimit::Ipv6(sockopt::ipv6_unicast_hops(&listener)?)
+            },
         })
     }
 
@@ -59,8 +69,9 @@ impl Inherited {
         // The kernel doubles what it is given.
         sockopt::set_socket_recv_buffer_size(&socket, self.receive_buffer / 2)?;
         sockopt::set_socket_send_buffer_size(&socket, self.send_buffer / 2)?;
-        if let Some(ttl) = self.ttl {
-            sockopt::set_ip_ttl(&socket, ttl)?;
+        match self.hop_limit {
+            HopLimit::Ipv4(hops) => sockopt::set_ip_ttl(&socket, hops)?,
+            HopLimit::Ipv6(hops) => sockopt::set_ipv6_unicast_hops(&socket, Some(hops))?,
         }
         Ok(())
     }
@@ -169,7 +180,8 @@ pub(super) fn set_send_buffer_size(socket: impl AsFd, bytes: u64) -> Result<(), 
     sockopt::set_socket_send_buffer_size(socket, buffer_size(bytes)).map_err(code)
 }
 
-fn not_zero(value: u64) -> Result<(), ErrorCode> {
+/// Refuses what no option can be.
+pub(super) fn not_zero(value: u64) -> Result<(), ErrorCode> {
     if value == 0 {
         return Err(ErrorCode::InvalidArgument);
     }

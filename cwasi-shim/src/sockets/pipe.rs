@@ -253,8 +253,12 @@ impl End {
         self.party(self.side).address
     }
 
-    pub(super) fn remote_address(&self) -> SocketAddr {
-        self.party(1 - self.side).address
+    /// The peer's address, as long as there is a connection.
+    pub(super) fn remote_address(&self) -> io::Result<SocketAddr> {
+        if self.with(|own, _| own.is_closed()) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        Ok(self.party(1 - self.side).address)
     }
 
     fn party(&self, side: usize) -> &Party {

@@ -151,15 +151,35 @@ impl TcpSocket {
         }
         self.begin(Operation::Connect);
         // The first step of it is a system call that is better made now.
-        let _ = self.poll_connected(&mut Context::from_waker(Waker::noop()));
+        let _ = self.poll_attempt(&mut Context::from_waker(Waker::noop()));
         Ok(())
     }
 
-    fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let State::Connecting(attempt) = &mut self.state
             && let Attempt::Trying(trying) = attempt
         {
             *attempt = Attempt::Done(ready!(trying.as_mut().poll(cx)));
+        }
+        Poll::Ready(())
+    }
+
+    /// Waits for the attempt's end, from which on the socket is connected or closed.
+    fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.poll_attempt(cx));
+        if let State::Connecting(_) = &self.state
+            && let State::Connecting(Attempt::Done(done)) =
+                std::mem::replace(&mut self.state, State::Closed(ErrorCode::Unknown))
+        {
+            self.state = match done.map_err(code) {
+                Ok(dialled) => {
+                    self.is_bound = true;
+                    let settings = dialled.apart.map_or(Settings::Connection, Settings::Apart);
+                    let connection = Connection::new(dialled.transport, self.network.unsent.clone());
+                    State::Connected(connection, settings)
+                }
+                Err(error) => State::Closed(error),
+            };
         }
         Poll::Ready(())
     }
@@ -176,22 +196,10 @@ impl TcpSocket {
             return Err(ErrorCode::WouldBlock);
         }
         self.in_progress = None;
-        let ended = std::mem::replace(&mut self.state, State::Closed(ErrorCode::Unknown));
-        let State::Connecting(Attempt::Done(done)) = ended else {
-            return Err(ErrorCode::InvalidState);
-        };
-        match done.map_err(code) {
-            Ok(dialled) => {
-                self.is_bound = true;
-                let settings = dialled.apart.map_or(Settings::Connection, Settings::Apart);
-                let connection = Connection::new(dialled.transport, self.network.unsent.clone());
-                self.state = State::Connected(Arc::clone(&connection), settings);
-                Ok(connection)
-            }
-            Err(error) => {
-                self.state = State::Closed(error);
-                Err(error)
-            }
+        match &self.state {
+            State::Connected(connection, _) => Ok(Arc::clone(connection)),
+            State::Closed(error) => Err(*error),
+            _ => Err(ErrorCode::InvalidState),
         }
     }
 
@@ -319,7 +327,8 @@ impl TcpSocket {
 
     pub(super) fn shutdown(&self, how: Shutdown) -> Result<(), ErrorCode> {
         match &self.state {
-            State::Connected(connection, _) => {
+            // Not before the guest has the streams.
+            State::Connected(connection, _) if self.in_progress.is_none() => {
                 connection.shutdown(how);
                 Ok(())
             }
