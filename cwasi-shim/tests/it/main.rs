@@ -1,6 +1,7 @@
 //! The engine and `cwasi-run` on small components.
 
 mod agent;
+mod conformance;
 mod engine;
 mod functions;
 mod guests;
