@@ -15,8 +15,10 @@ use super::{kernel, pipe};
 
 /// Most bytes that one read gives.
 const MAX_READ: usize = 256 * 1024;
-/// Most bytes that one write takes to the kernel: what does not fit there at once is kept here.
+/// Most bytes that one write takes.
 const MAX_WRITE: usize = 256 * 1024;
+/// The same after the kernel has not taken all of a write: the rest is copied, and malloc maps fresh memory for more.
+const MAX_WRITE_AFTER_REST: usize = 64 * 1024;
 
 thread_local! {
     // One for all connections: what is read is given to the guest before anything else is read.
@@ -60,8 +62,8 @@ impl Transport {
     /// Bytes that are worth a write now.
     fn permit(&self) -> usize {
         match self {
-            Self::Kernel(_) => MAX_WRITE,
-            Self::Pipe(end) => end.permit().min(MAX_WRITE),
+            Self::Kernel(_) => usize::MAX,
+            Self::Pipe(end) => end.permit(),
         }
     }
 
@@ -128,6 +130,8 @@ struct Writing {
     state: WriteState,
     /// Bytes that the guest may write before it asks again.
     permit: usize,
+    /// Most bytes of the next write.
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -147,6 +151,7 @@ impl Connection {
             writing: Mutex::new(Writing {
                 state: WriteState::Open,
                 permit: 0,
+                most: MAX_WRITE,
             }),
             unsent,
         })
@@ -221,7 +226,7 @@ impl Connection {
         let mut writing = self.writing();
         writing.settle()?;
         writing.permit = match writing.state {
-            WriteState::Open => self.transport.permit(),
+            WriteState::Open => self.transport.permit().min(writing.most),
             WriteState::Pending(_) => 0,
             WriteState::Over => return Err(StreamError::Closed),
         };
@@ -251,6 +256,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let pending = self.unsent.send(Arc::clone(self), Bytes::copy_from_slice(rest));
                     writing.state = WriteState::Pending(pending);
+                    writing.most = MAX_WRITE_AFTER_REST;
                     return Ok(());
                 }
                 Err(error) => {
@@ -258,6 +264,9 @@ impl Connection {
                     return Err(closed_or_failed(error));
                 }
             }
+        }
+        if bytes.len() >= writing.most {
+            writing.most = MAX_WRITE;
         }
         Ok(())
     }
