@@ -106,10 +106,8 @@ impl Rust {
         let mut built = self.cargo(WASIP2, Start::Command, &["--bins"], locked)?;
         // Without a main function, it is no executable to cargo.
         self.cargo(WASIP2, Start::Reactor, &["--package", "http"], locked)?;
-        built.push((
-            "http.wasm".to_owned(),
-            target_dir().join(WASIP2).join("release/http.wasm"),
-        ));
+        let directory = Start::Reactor.target_dir().join(WASIP2);
+        built.push(("http.wasm".to_owned(), directory.join("release/http.wasm")));
         if self.has(WASIP1) {
             let modules = self.cargo(WASIP1, Start::Command, &["--bin", "inspect"], locked)?;
             built.extend(
@@ -132,7 +130,7 @@ impl Rust {
         let mut cargo = self.toolchain.cargo();
         cargo
             .args(["build", "--release", "--target", target, "--target-dir"])
-            .arg(target_dir())
+            .arg(start.target_dir())
             .arg("--message-format=json-render-diagnostics")
             .args(what)
             .current_dir(paths::root().join(FUNCTIONS));
@@ -144,7 +142,7 @@ impl Rust {
                 Start::Command => sysroot.crt(target),
                 Start::Reactor => sysroot.reactor_crt(target),
             };
-            let mut flags = remap_flags(&target_dir(), &rust_src.library)?;
+            let mut flags = remap_flags(&start.target_dir(), &rust_src.library)?;
             flags.extend([
                 "-Clink-self-contained=no".to_owned(),
                 format!("-Clink-arg={}", crt.display()),
@@ -169,6 +167,17 @@ enum Start {
     Command,
     /// With each call of what it exports.
     Reactor,
+}
+
+impl Start {
+    /// Each has a directory of its own: cargo would otherwise build everything again, the standard library too, whenever the
+    /// flags of the other come.
+    fn target_dir(self) -> PathBuf {
+        match self {
+            Self::Command => target_dir(),
+            Self::Reactor => target_dir().join("reactor"),
+        }
+    }
 }
 
 fn has_target(toolchain: &Toolchain, target: &str) -> bool {
