@@ -40,8 +40,9 @@ fn sorted(values: &[f64]) -> Vec<f64> {
 /// Everything that is measured in a round once, beginning with another in each round: none always runs on what the same other
 /// left behind.
 #[must_use]
-pub fn rotated<T, const N: usize>(mut all: [T; N], round: usize) -> [T; N] {
-    all.rotate_left(round.checked_rem(N).unwrap_or(0));
+pub fn rotated<T, All: AsMut<[T]>>(mut all: All, round: usize) -> All {
+    let items = all.as_mut();
+    items.rotate_left(round.checked_rem(items.len()).unwrap_or(0));
     all
 }
 

@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::stats;
+
 /// A way to run functions that talk to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -185,11 +187,7 @@ impl Peer {
 /// These peers in the order of a round: each is first in turn, so that none always runs on what the same other left behind.
 #[must_use]
 pub fn order(peers: &[Peer], round: usize) -> Vec<Peer> {
-    let mut order = peers.to_vec();
-    if !order.is_empty() {
-        order.rotate_left(round % peers.len());
-    }
-    order
+    stats::rotated(peers.to_vec(), round)
 }
 
 #[cfg(test)]

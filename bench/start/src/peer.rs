@@ -1,6 +1,7 @@
 //! What is compared.
 
 use clap::ValueEnum;
+use cwasi_bench::stats;
 use cwasi_testnode::{ContainerSpec, PodSpec};
 
 /// A way to run a function.
@@ -80,11 +81,7 @@ impl Peer {
     /// These peers in the order of a round, so that none always comes first.
     #[must_use]
     pub fn order(peers: &[Self], round: usize) -> Vec<Self> {
-        let mut order = peers.to_vec();
-        if !order.is_empty() {
-            order.rotate_left(round % peers.len());
-        }
-        order
+        stats::rotated(peers.to_vec(), round)
     }
 }
 
