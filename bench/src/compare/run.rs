@@ -12,7 +12,7 @@ use super::settle::Gate;
 use super::workload::Workload;
 use crate::agent::{self, Agent};
 use crate::process::Process;
-use crate::topology::{Pod, Topology};
+use crate::topology::{Pod, Ports, Topology};
 use crate::{Error, Result};
 
 /// How long a server may take to listen.
@@ -21,12 +21,6 @@ const LISTEN: Duration = Duration::from_secs(20);
 /// How long a client may take.
 const CLIENT: Duration = Duration::from_secs(120);
 
-/// First port of the servers.
-const FIRST_PORT: u16 = 7000;
-
-/// Ports that are used in turn: connections of earlier runs, in TIME_WAIT, have others.
-const PORTS: u16 = 2000;
-
 /// Two pods and an agent, in which workloads are compared.
 pub(super) struct Stage {
     // Processes in the pods end before the agent that they are registered with.
@@ -34,7 +28,7 @@ pub(super) struct Stage {
     agent: Agent,
     cpus: [Option<usize>; 2],
     destination: Destination,
-    runs: u16,
+    ports: Ports,
 }
 
 /// The figures of one run.
@@ -56,7 +50,7 @@ impl Stage {
             agent,
             cpus,
             destination,
-            runs: 0,
+            ports: Ports::new(),
         }
     }
 
@@ -99,8 +93,7 @@ impl Stage {
         let [server_pod, client_pod] = self.topology.pods() else {
             unreachable!("the stage has two pods");
         };
-        let address = SocketAddr::from((server_pod.v4, FIRST_PORT + self.runs % PORTS));
-        self.runs = self.runs.wrapping_add(1);
+        let address = SocketAddr::from((server_pod.v4, self.ports.take()));
         let [server_cpu, client_cpu] = self.cpus;
 
         let server = workload.server(address, verify)?;

@@ -16,16 +16,13 @@ use crate::Result;
 use crate::agent::Agent;
 use crate::error::IoContext;
 use crate::process::Process;
-use crate::topology::{Pod, Service, Topology};
+use crate::topology::{Pod, Ports, Service, Topology};
 
 /// How long a guest may take to be compiled and to listen.
 const LISTEN: Duration = Duration::from_secs(60);
 
 /// How long a guest may take to end.
 const END: Duration = Duration::from_secs(120);
-
-/// First port of the servers.
-const FIRST_PORT: u16 = 7000;
 
 /// Everything that a job needs.
 pub(super) struct Stage {
@@ -34,7 +31,7 @@ pub(super) struct Stage {
     agent: Agent,
     programs: Programs,
     scratch: TempDir,
-    next_port: u16,
+    ports: Ports,
 }
 
 /// Where a server listens, and where its clients find it.
@@ -51,7 +48,7 @@ impl Stage {
             agent,
             programs: programs.clone(),
             scratch: tempfile::tempdir().action(|| "create a temporary directory")?,
-            next_port: FIRST_PORT,
+            ports: Ports::new(),
         })
     }
 
@@ -89,8 +86,7 @@ impl Stage {
 
     /// A fresh port on a pod, with a Service in front where the path asks for one.
     pub(super) fn endpoint(&mut self, pod: usize, path: Path) -> Result<Endpoint> {
-        let port = self.next_port;
-        self.next_port += 1;
+        let port = self.ports.take();
         let listen = SocketAddr::from((self.topology.pods()[pod].v4, port));
         let dial = if path == Path::Service {
             let service = Service::v4(10, port);

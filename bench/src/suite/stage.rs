@@ -19,7 +19,7 @@ use crate::agent::Agent;
 use crate::compare::{Cpus, redis};
 use crate::error::IoContext;
 use crate::process::Process;
-use crate::topology::{Cluster, Pod, Service, Topology};
+use crate::topology::{Cluster, Pod, Ports, Service, Topology};
 use crate::{Error, Result};
 
 /// How long a server may take to be compiled and to listen.
@@ -31,12 +31,6 @@ const CLIENTS: Duration = Duration::from_secs(60);
 /// How long a server may take to end after its clients.
 const END: Duration = Duration::from_secs(10);
 
-/// First port of the servers.
-const FIRST_PORT: u16 = 7000;
-
-/// Ports that are used in turn: connections of earlier runs, in TIME_WAIT, have others.
-const PORTS: u16 = 2000;
-
 /// Everything that runs need.
 pub(super) struct Stage<'a> {
     // Programs live in the pods and end before the agent that they are registered with.
@@ -46,7 +40,7 @@ pub(super) struct Stage<'a> {
     programs: &'a Programs,
     scratch: TempDir,
     cpus: Cpus,
-    runs: u16,
+    ports: Ports,
 }
 
 /// What a run measured, and what its functions sent.
@@ -79,7 +73,7 @@ impl<'a> Stage<'a> {
             programs,
             scratch: tempfile::tempdir().action(|| "create a temporary directory")?,
             cpus,
-            runs: 0,
+            ports: Ports::new(),
         })
     }
 
@@ -224,9 +218,7 @@ impl<'a> Stage<'a> {
 
     /// Another port in every run.
     fn addresses(&mut self, workload: &Workload, peer: Peer) -> Result<Addresses> {
-        let run = self.runs;
-        self.runs = self.runs.wrapping_add(1);
-        let port = FIRST_PORT + run % PORTS;
+        let port = self.ports.take();
         let mut addresses = Addresses {
             port,
             listen: Vec::new(),
@@ -239,12 +231,12 @@ impl<'a> Stage<'a> {
                 addresses.dial.push(at);
                 continue;
             }
-            // Functions of one process share its pod's address.
             let (pod, port) = if peer.carrier() == Carrier::Redis {
                 (self.broker_pod(), port)
             } else if peer == Peer::Process {
-                let offset = u16::try_from(number).unwrap_or_default();
-                (&self.near().pods()[0], port + PORTS * offset)
+                // Functions of one process share its pod's address.
+                let port = if number == 0 { port } else { self.ports.take() };
+                (&self.near().pods()[0], port)
             } else {
                 (self.pod(workload, Side::Server, number), port)
             };

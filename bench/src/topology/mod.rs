@@ -6,6 +6,7 @@
 
 mod cluster;
 mod netns;
+mod ports;
 mod reap;
 mod service;
 
@@ -19,6 +20,7 @@ use nix::unistd::Uid;
 
 pub use cluster::Cluster;
 pub use netns::Netns;
+pub use ports::Ports;
 pub use reap::reap;
 pub use service::{SERVICE_CIDR_V4, SERVICE_CIDR_V6, Service};
 
@@ -143,8 +145,9 @@ impl Topology {
             );
         }
         pod.netns.ip(&batch)?;
-        // Tests of many short connections would run out of ports in TIME_WAIT.
-        pod.netns.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
+        let [first, last] = ports::CLIENTS;
+        pod.netns
+            .sysctl("net/ipv4/ip_local_port_range", &format!("{first} {last}"))?;
         self.node
             .ip(&format!("link set {port} master {BRIDGE}\nlink set {port} up\n"))
     }
