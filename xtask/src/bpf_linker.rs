@@ -1,54 +1,27 @@
 //! bpf-linker, built against the LLVM that rustc itself ships: no LLVM package is needed.
 
+use crate::cargo_tool::CargoTool;
 use crate::error::FileContext;
-use crate::process;
 use crate::toolchain::Toolchain;
 use crate::{Error, Result, paths};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-const VERSION: &str = "0.13.0";
+const BPF_LINKER: CargoTool = CargoTool {
+    name: "bpf-linker",
+    version: "0.13.0",
+    features: "llvm-22",
+};
 
 /// The path of bpf-linker in the cache, where it is built first when it is missing (about a minute).
 ///
 /// # Errors
 /// [`Error::Missing`] when the toolchain ships no shared LLVM, [`Error::Failed`] when the build fails.
 pub fn ensure(toolchain: &Toolchain) -> Result<PathBuf> {
-    let cache = paths::cache_dir()?;
-    let prefix = cache.join("llvm");
+    let prefix = paths::cache_dir()?.join("llvm");
     link_llvm(&prefix.join("lib"), toolchain)?;
-    let tools = cache.join("tools");
-    let linker = tools.join("bin/bpf-linker");
-    let installed = Command::new(&linker).arg("--version").output();
-    if installed.is_ok_and(|output| {
-        output.status.success()
-            && String::from_utf8_lossy(&output.stdout)
-                .split_whitespace()
-                .any(|word| word == VERSION)
-    }) {
-        return Ok(linker);
-    }
-    eprintln!("building bpf-linker {VERSION} into {}", tools.display());
-    process::run(
-        toolchain
-            .cargo()
-            .args([
-                "install",
-                "bpf-linker",
-                "--version",
-                VERSION,
-                "--locked",
-                "--force",
-            ])
-            .args(["--no-default-features", "--features", "llvm-22"])
-            .arg("--root")
-            .arg(&tools)
-            .env("LLVM_PREFIX", &prefix)
-            .env("CARGO_PROFILE_RELEASE_DEBUG", "0"),
-    )?;
-    Ok(linker)
+    BPF_LINKER.ensure(toolchain.cargo().env("LLVM_PREFIX", &prefix))
 }
 
 /// bpf-linker wants an LLVM prefix and records it as its run path, so the links stay for its lifetime.

@@ -1,6 +1,7 @@
 //! The command line: one variant per command, one module per variant.
 
 pub mod bench;
+pub mod book;
 pub mod build_ebpf;
 pub mod build_functions;
 pub mod demo;
@@ -23,6 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Book(book::Args),
     BuildEbpf(build_ebpf::Args),
     BuildFunctions(build_functions::Args),
     Demo(demo::Args),
@@ -40,6 +42,7 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         match self.command {
             Command::Bench(args) => bench::run(&args),
+            Command::Book(args) => book::run(&args),
             Command::BuildEbpf(args) => build_ebpf::run(&args),
             Command::BuildFunctions(args) => build_functions::run(&args),
             Command::Demo(args) => demo::run(&args),

@@ -2,11 +2,12 @@
 //!
 //! One module per command under [`commands`]; the other modules are what the commands share: where things
 //! live ([`paths`]), how programs are run ([`process`]), how the pinned build tools are had ([`toolchain`],
-//! [`rust_src`], [`bpf_linker`], [`wasi`], [`debian`]), what a machine must have installed ([`apt`]) and container images
-//! ([`images`]).
+//! [`rust_src`], [`bpf_linker`], [`cargo_tool`], [`wasi`], [`debian`]), what a machine must have installed ([`apt`]), container
+//! images ([`images`]) and what the pages of the documentation say of each other ([`links`]).
 
 pub mod apt;
 pub mod bpf_linker;
+pub mod cargo_tool;
 pub mod commands;
 pub mod committed;
 pub mod debian;
@@ -17,6 +18,8 @@ pub mod features;
 pub mod hosts;
 pub mod images;
 pub mod leftovers;
+pub mod links;
+pub mod markdown;
 pub mod paths;
 pub mod process;
 pub mod progress;

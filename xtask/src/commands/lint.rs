@@ -1,11 +1,11 @@
-//! `lint`: formatting, clippy, documentation, generated pages and registry host names, over every workspace of the repository.
+//! `lint`: formatting, clippy, documentation, generated pages, the book and registry host names, over every workspace of the repository.
 
 use crate::ebpf::Ebpf;
 use crate::{Error, Result, apt, features, hosts, paths, process};
 use std::path::Path;
 use std::process::Command;
 
-/// Checks formatting, clippy, documentation, generated pages and host names without running a test.
+/// Checks formatting, clippy, documentation, generated pages, the book and host names without running a test.
 ///
 /// All three workspaces are checked: the root, cwasi-ebpf (clippy only where the standard library's source can be had)
 /// and bench/functions. Every check runs, also after one failed.
@@ -63,6 +63,7 @@ pub fn run(_args: &Args) -> Result<()> {
         .env("RUSTDOCFLAGS", "-Dwarnings");
     check("doc bench/functions", process::run(&mut doc));
     check("metrics", super::metrics::check());
+    check("book", super::book::check());
     check("host names", host_names());
     if failed.is_empty() {
         Ok(())
