@@ -183,6 +183,20 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_has_its_heading_in_the_documentation() {
+        let page = include_str!("../../../docs/reasons.md");
+        let mut headings: Vec<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'))
+            .collect();
+        let mut reasons = [&DEGRADATIONS[..], &Reason::ALL.map(Reason::label)].concat();
+        headings.sort_unstable();
+        reasons.sort_unstable();
+        reasons.dedup();
+        assert_eq!(headings, reasons);
+    }
+
+    #[test]
     fn a_refusal_is_forgotten_after_a_while() {
         let mut totals = Totals::default();
         totals.at_enrolment[Reason::SocketBusy.index()] = 7;

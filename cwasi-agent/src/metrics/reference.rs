@@ -14,9 +14,9 @@ const HEAD: &str = "\
 
 <!-- Written by `cargo xtask metrics` from cwasi-agent/src/metrics/table.rs. -->
 
-The agent serves these on `http://ADDR:PORT/metrics`, where `--metrics-addr` says. How long counters live, and what the reasons
-mean, is in [operations](operations.md#metrics). No label bears an address or the name of a function: an agent has the series
-that are counted here, and never more.
+The agent serves these on `http://ADDR:PORT/metrics`, where `--metrics-addr` says. [Operations](operations.md#metrics) says how long
+counters live, and [reasons and remedies](reasons.md) what the reasons mean. No label bears an address or the name of a function: an
+agent has the series that are counted here, and never more.
 
 ";
 
