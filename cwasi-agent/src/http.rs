@@ -1,5 +1,6 @@
-//! `/metrics`, `/healthz` and `/readyz`.
+//! `/metrics`, `/healthz` and `/readyz`, and the status page.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
@@ -11,6 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::api::{Shared, lock};
 use crate::metrics;
+use crate::page::{self, StatusPage};
 
 /// The agent, once it has started.
 pub type Started = Arc<OnceLock<Shared>>;
@@ -19,16 +21,18 @@ pub type Started = Arc<OnceLock<Shared>>;
 ///
 /// # Errors
 /// The listener is broken.
-pub async fn serve(listener: TcpListener, started: Started) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, started: Started, page: StatusPage) -> std::io::Result<()> {
     let router = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(started);
-    axum::serve(listener, router).await
+        .with_state(Arc::clone(&started))
+        .merge(page::router(page, started));
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).await
 }
 
-fn starting() -> Response {
+pub(crate) fn starting() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response()
 }
 

@@ -5,6 +5,7 @@
 //! - [`kernel`]: the data plane of the running kernel, behind the trait of [`plane`].
 //! - [`agent`]: the state: functions, prefixes of this node, counters, what is wrong.
 //! - [`api`]: the Unix socket. [`announced`]: the files of launchers that found no agent. [`metrics`] and [`http`]: Prometheus.
+//!   [`page`]: the status page.
 //! - [`run`]: the agent's process. [`exec`]: a command as a function. [`probe`]: what the kernel offers.
 //! - [`cli`]: the commands. [`testing`]: a plane and a node made of memory.
 
@@ -16,6 +17,7 @@ pub mod exec;
 pub mod http;
 pub mod kernel;
 pub mod metrics;
+pub mod page;
 pub mod plane;
 pub mod probe;
 pub mod run;

@@ -24,6 +24,7 @@ use crate::api::{Shared, lock};
 use crate::http;
 use crate::kernel::selftest::Check;
 use crate::kernel::{KernelPlane, Options, PlaneError, readers, selftest};
+use crate::page::StatusPage;
 use crate::probe::remedy_of_check;
 
 /// How often events are taken from the kernel's ring, which holds about 1500.
@@ -53,6 +54,8 @@ pub struct RunOptions {
     pub socket: PathBuf,
     /// Where what must survive a restart is kept.
     pub state_dir: PathBuf,
+    /// Whom the status page is for.
+    pub status_page: StatusPage,
     /// The rest.
     pub settings: Settings,
 }
@@ -125,7 +128,7 @@ async fn supervise(mut options: RunOptions) -> Result<(), RunError> {
     let store = Store::new(&options.state_dir);
     let _state_lock = store.lock()?;
     let started = http::Started::default();
-    options.settings.metrics_addr = Some(serve_http(&options.settings, Arc::clone(&started)).await?);
+    options.settings.metrics_addr = Some(serve_http(&options, Arc::clone(&started)).await?);
 
     let (bpffs, budget) = (options.settings.bpffs.clone(), options.settings.budget);
     let opened = tokio::select! {
@@ -170,8 +173,9 @@ fn watch_signals(stop: watch::Sender<bool>) -> Result<(), RunError> {
 }
 
 /// Starts to serve HTTP, and returns the address, which has a port even if none was asked for.
-async fn serve_http(settings: &Settings, started: Arc<OnceLock<Shared>>) -> Result<SocketAddr, RunError> {
-    let addr = settings
+async fn serve_http(options: &RunOptions, started: Arc<OnceLock<Shared>>) -> Result<SocketAddr, RunError> {
+    let addr = options
+        .settings
         .metrics_addr
         .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
     let listener = TcpListener::bind(addr)
@@ -180,12 +184,21 @@ async fn serve_http(settings: &Settings, started: Arc<OnceLock<Shared>>) -> Resu
     let bound = listener
         .local_addr()
         .map_err(|source| RunError::Metrics { addr, source })?;
+    let page = options.status_page;
     tokio::spawn(async move {
-        if let Err(error) = http::serve(listener, started).await {
+        if let Err(error) = http::serve(listener, started, page).await {
             error!("metrics: {error}");
         }
     });
     info!("metrics on http://{bound}/metrics");
+    match page {
+        StatusPage::Off => {}
+        StatusPage::Loopback => info!("status page on http://{bound}/status, for this machine alone"),
+        StatusPage::Any if bound.ip().is_loopback() => info!("status page on http://{bound}/status"),
+        StatusPage::Any => warn!(
+            "status page on http://{bound}/status: whoever reaches this address reads the names and addresses of all functions"
+        ),
+    }
     Ok(bound)
 }
 

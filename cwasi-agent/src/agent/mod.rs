@@ -6,9 +6,11 @@
 mod candidate;
 mod events;
 mod explain;
+mod fallbacks;
 mod health;
 mod host;
 mod locality;
+mod overview;
 mod persist;
 mod processes;
 mod totals;
@@ -28,9 +30,13 @@ use crate::kernel::{PlaneError, pinned};
 use crate::plane::Plane;
 
 pub use candidate::{Candidate, directory, validate};
+pub use fallbacks::{Advice, advice};
 pub use health::{DEGRADATIONS, RECENT};
 pub use host::{Host, Node, started};
 pub use locality::{Localities, longest_match, mapped, mapped_addr, unmapped};
+pub use overview::{
+    Fallback, Listed, MAX_FUNCTIONS_SHOWN, MAX_PAIRS_SHOWN, Overview, Pair, Party, PathBytes, Shown,
+};
 pub use persist::{Loaded, SavedAgent, SavedFunction, SavedProcess, SavedProcesses, StateLocked, Store};
 pub use totals::Totals;
 pub use view::{KERNEL, NETWORK, PROCESS, Snapshot, version};

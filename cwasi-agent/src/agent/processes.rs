@@ -2,7 +2,7 @@
 //!
 //! What is kept goes by the cgroup and not by the registration, so that a process that is registered anew is not counted twice.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use cwasi_client::process_report::{
@@ -175,6 +175,27 @@ impl Processes {
             ]
         });
         ends.collect()
+    }
+
+    /// Pairs of functions of a process that have listed connections: their number, and what each of the two sent on them. The
+    /// lesser name is first.
+    pub(super) fn pairs(&self, cgroup_id: u64) -> HashMap<(&str, &str), (u64, [u64; 2])> {
+        let told = self.told.get(&cgroup_id);
+        let mut pairs: HashMap<_, (u64, [u64; 2])> = HashMap::new();
+        for ProcessConnection { client, server, .. } in told.iter().flat_map(|told| &told.connections) {
+            let (a, b) = if client.function <= server.function {
+                (client, server)
+            } else {
+                (server, client)
+            };
+            let (open, sent) = pairs
+                .entry((a.function.as_str(), b.function.as_str()))
+                .or_default();
+            *open += 1;
+            sent[0] = sent[0].saturating_add(a.bytes);
+            sent[1] = sent[1].saturating_add(b.bytes);
+        }
+        pairs
     }
 
     /// Takes over a report of the process `by` in a registered cgroup; `registered` gives the ids of all of these.

@@ -9,7 +9,7 @@ use cwasi_client::process_report::{ProcessTotals, monotonic_ns};
 use cwasi_client::protocol::{
     Degradation, Events, Flow, FlowEvent, Function, MapUsage, PathCounts, Status, Traffic, Version,
 };
-use cwasi_ebpf_common::maps::{self, Addr, EventKind, LAYOUT};
+use cwasi_ebpf_common::maps::{self, Addr, EventKind, LAYOUT, TrafficEntry, TrafficKey};
 use cwasi_ebpf_common::reason::Reason;
 use cwasi_ebpf_common::redirect::State;
 
@@ -29,11 +29,11 @@ pub const PROCESS: &str = "process";
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     pub(super) totals: Totals,
-    flows: Vec<maps::Flow>,
-    maps: Vec<MapUsage>,
+    pub(super) flows: Vec<maps::Flow>,
+    pub(super) maps: Vec<MapUsage>,
     lost_events: u64,
-    /// Sums of closed connections by sending function.
-    closed: HashMap<u32, Totals>,
+    /// Sums of closed connections.
+    pub(super) closed: Vec<(TrafficKey, TrafficEntry)>,
 }
 
 /// Everything that metrics show.
@@ -79,7 +79,7 @@ impl Agent {
     }
 
     /// Reads the fill of the maps too, which costs more than all the rest.
-    fn read_with_usage(&mut self) -> Reading {
+    pub(super) fn read_with_usage(&mut self) -> Reading {
         self.read_by(|plane| {
             let reading = read(plane)?;
             Ok(Reading {
@@ -118,7 +118,7 @@ impl Agent {
         self.switch.or_else(configured).unwrap_or(true)
     }
 
-    fn accelerating(&self) -> bool {
+    pub(super) fn accelerating(&self) -> bool {
         self.plane.is_some() && !self.held_off && self.enabled()
     }
 
@@ -189,12 +189,21 @@ impl Agent {
 
     /// Every registered function, by id.
     pub fn functions(&mut self) -> Vec<Function> {
-        let mut reading = self.read();
+        let reading = self.read();
+        self.list(&reading)
+    }
+
+    /// Every registered function with what it has sent by now, by id.
+    pub(super) fn list(&mut self, reading: &Reading) -> Vec<Function> {
+        let mut totals: HashMap<u32, Totals> = HashMap::new();
+        for (key, entry) in &reading.closed {
+            totals.entry(key.src).or_default().add_closed(key, entry);
+        }
         for flow in &reading.flows {
-            reading.closed.entry(flow.function).or_default().add_open(flow);
+            totals.entry(flow.function).or_default().add_open(flow);
         }
         for entry in self.functions.values_mut() {
-            let now = reading.closed.get(&entry.saved.id).copied().unwrap_or_default();
+            let now = totals.get(&entry.saved.id).copied().unwrap_or_default();
             entry.reported.rise_to(&now);
         }
         let function = |entry: &Entry| {
@@ -225,7 +234,7 @@ impl Agent {
         flows
     }
 
-    fn count_paths(&self, flows: &[maps::Flow]) -> PathCounts {
+    pub(super) fn count_paths(&self, flows: &[maps::Flow]) -> PathCounts {
         PathCounts {
             process: self.processes.open(),
             ..count_paths(flows)
@@ -304,14 +313,12 @@ fn set_process(traffic: &mut Traffic, totals: ProcessTotals) {
 
 /// Sums first, open connections after: see [`super::totals`].
 fn read(plane: &dyn Plane) -> Result<Reading, PlaneError> {
-    let mut reading = Reading::default();
-    for (key, entry) in plane.traffic()? {
-        reading.totals.add_closed(&key, &entry);
-        reading
-            .closed
-            .entry(key.src)
-            .or_default()
-            .add_closed(&key, &entry);
+    let mut reading = Reading {
+        closed: plane.traffic()?,
+        ..Reading::default()
+    };
+    for (key, entry) in &reading.closed {
+        reading.totals.add_closed(key, entry);
     }
     reading.flows = plane.flows()?;
     for flow in &reading.flows {
@@ -320,30 +327,54 @@ fn read(plane: &dyn Plane) -> Result<Reading, PlaneError> {
     Ok(reading)
 }
 
-/// Counts connections, whose ends share the numbers of their handshake. One is on the kernel's path when every end that has
-/// sent something is, and one has.
+/// Counts connections, whose ends share the numbers of their handshake.
 fn count_paths(flows: &[maps::Flow]) -> PathCounts {
-    let mut connections: HashMap<(u32, u32), (bool, bool)> = HashMap::with_capacity(flows.len());
-    for flow in flows {
-        let (kernel, network) = connections
-            .entry((flow.pair.active, flow.pair.passive))
-            .or_default();
-        let silent = flow.sent.redirect_messages + flow.sent.tcp_messages == 0;
-        match State::from_value(flow.state) {
-            State::Redirect => *kernel = true,
-            State::Tcp if !silent => *network = true,
-            State::Tcp => {}
-        }
-    }
+    let connections = connections(flows);
     let kernel = connections
         .values()
-        .filter(|(kernel, network)| *kernel && !*network)
+        .filter(|connection| connection.on_kernel_path())
         .count() as u64;
     PathCounts {
         kernel,
         network: connections.len() as u64 - kernel,
         process: 0,
     }
+}
+
+/// What the enrolled ends of one connection tell of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Connection {
+    /// Ids of the functions at its ends, 0 where an end is not known; the lesser one first.
+    pub(super) ends: (u32, u32),
+    redirected: bool,
+    by_tcp: bool,
+}
+
+impl Connection {
+    /// Whether every end that has sent something is redirected, and one has.
+    pub(super) const fn on_kernel_path(self) -> bool {
+        self.redirected && !self.by_tcp
+    }
+}
+
+/// Connections by the numbers of their handshake.
+pub(super) fn connections(flows: &[maps::Flow]) -> HashMap<(u32, u32), Connection> {
+    let mut connections: HashMap<(u32, u32), Connection> = HashMap::with_capacity(flows.len());
+    for flow in flows {
+        let connection = connections
+            .entry((flow.pair.active, flow.pair.passive))
+            .or_default();
+        let (function, peer) = (flow.function, flow.peer_function);
+        // The end that was enrolled first may not know the other yet.
+        connection.ends = connection.ends.max((function.min(peer), function.max(peer)));
+        let silent = flow.sent.redirect_messages + flow.sent.tcp_messages == 0;
+        match State::from_value(flow.state) {
+            State::Redirect => connection.redirected = true,
+            State::Tcp if !silent => connection.by_tcp = true,
+            State::Tcp => {}
+        }
+    }
+    connections
 }
 
 fn address(addr: Addr, port: u32) -> SocketAddr {

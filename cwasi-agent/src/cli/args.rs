@@ -15,6 +15,7 @@ use ipnet::{AddrParseError, IpNet};
 
 use crate::agent::Settings;
 use crate::exec::ExecOptions;
+use crate::page::StatusPage;
 use crate::run::RunOptions;
 
 /// Most that may wait in one receiver's queue, whatever is asked for: it is kernel memory.
@@ -130,6 +131,17 @@ pub struct RunArgs {
         value_name = "ADDR:PORT"
     )]
     metrics_addr: SocketAddr,
+    /// Serve a status page beside the metrics, at /status: to this machine alone, or to any that reaches the metrics.
+    #[arg(
+        long,
+        env = "CWASI_STATUS_PAGE",
+        default_value = "off",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "loopback",
+        value_name = "AUDIENCE"
+    )]
+    status_page: StatusPage,
     /// Bytes that may wait in one receiver's redirect queue before its senders go back to TCP.
     #[arg(
         long,
@@ -155,6 +167,7 @@ impl RunArgs {
         RunOptions {
             socket: common.socket.clone(),
             state_dir: self.state.dir(common),
+            status_page: self.status_page,
             settings: Settings {
                 bpffs: common.bpffs.clone(),
                 budget: self.budget_bytes,
@@ -296,6 +309,16 @@ mod tests {
         assert_eq!(settings.service, []);
         assert!(run(&["--local-cidr", "10.0.0.0/33"]).is_err());
         assert!(run(&["--service-cidr", "nonsense"]).is_err());
+    }
+
+    #[test]
+    fn the_status_page_is_off_until_asked_for() {
+        let page = |arguments: &[&str]| run(arguments).unwrap().status_page;
+        assert_eq!(page(&[]), StatusPage::Off);
+        assert_eq!(page(&["--status-page"]), StatusPage::Loopback);
+        assert_eq!(page(&["--status-page=any"]), StatusPage::Any);
+        assert_eq!(page(&["--status-page=off"]), StatusPage::Off);
+        assert!(run(&["--status-page=yes"]).is_err());
     }
 
     #[test]

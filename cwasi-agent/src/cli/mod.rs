@@ -17,6 +17,7 @@ use crate::kernel::PlaneError;
 use crate::run::{RunError, run};
 
 pub use args::{Cli, Command};
+pub(crate) use output::bytes;
 
 /// Exit codes; `exec` has its own, see [`crate::exec`].
 pub mod exit {

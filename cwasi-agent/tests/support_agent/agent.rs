@@ -24,13 +24,21 @@ pub struct Agent {
     pub dir: TempDir,
     /// Its bpffs directory.
     pub bpffs: PathBuf,
+    /// What `run` is given beside what it needs.
+    options: Vec<String>,
     process: Mutex<Option<Process>>,
 }
 
 impl Agent {
     /// An agent that accelerates.
     pub fn start() -> Self {
-        let agent = Self::absent();
+        Self::start_with(&[])
+    }
+
+    /// An agent that accelerates, with more options of `run`.
+    pub fn start_with(options: &[&str]) -> Self {
+        let mut agent = Self::absent();
+        agent.options = options.iter().map(|option| (*option).to_owned()).collect();
         agent.run();
         let status = agent.status();
         assert_eq!(status.degraded, [], "the agent is degraded");
@@ -43,6 +51,7 @@ impl Agent {
         Self {
             dir: tempfile::tempdir().expect("a directory"),
             bpffs: node::directory(),
+            options: Vec::new(),
             process: Mutex::new(None),
         }
     }
@@ -88,6 +97,7 @@ impl Agent {
             .expect("open the log");
         let child = self
             .command(&["run", "--metrics-addr", "127.0.0.1:0"])
+            .args(&self.options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

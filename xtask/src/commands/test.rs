@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// What the tests drive, beside what the features link against.
-const PACKAGES: [&str; 13] = [
+const PACKAGES: [&str; 14] = [
     "libc6-dev",
     "containerd",
     "runc",
@@ -23,6 +23,7 @@ const PACKAGES: [&str; 13] = [
     "wrk",
     "iperf3",
     "prometheus",
+    "chromium",
 ];
 
 const BPFFS: &str = "/sys/fs/bpf";
