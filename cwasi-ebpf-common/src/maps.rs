@@ -124,8 +124,9 @@ pub enum Sockets {
     /// when they are polled level-triggered.
     #[default]
     NonBlocking = 0,
-    /// All: the launcher promises that none is read blocking, or EAGAIN is handled, and that a short read is not taken for the
-    /// last one: who waits edge-triggered reads until EAGAIN.
+    /// All: the launcher promises that none is read blocking, or EAGAIN is handled and no read waits for more than there is
+    /// (`MSG_WAITALL`, `SO_RCVLOWAT`: it would take later bytes of TCP before redirected ones); and that a short read is not taken
+    /// for the last one: who waits edge-triggered reads until EAGAIN.
     All = 1,
 }
 
