@@ -334,11 +334,21 @@ pub fn take_end(key: &PairKey) -> Option<PairEnd> {
     let end = unsafe { core::ptr::read_volatile(found) };
     // SAFETY: as above.
     let owner = unsafe { core::ptr::read_volatile(&raw const (*found).key) };
-    if owner != *key {
+    if owner != *key || !confirmed(&end, key) {
         return None;
     }
     let _ = PAIRS.remove(key);
     Some(end)
+}
+
+/// Whether the flow of the end that an offer names is that of the pair.
+///
+/// Where loads and stores keep their order the offer's own key is proof enough; a processor that reorders them can show the key of one
+/// pair with the fields of another (cwasi-ebpf-common/tests/model/pairing.rs).
+#[inline(always)]
+fn confirmed(end: &PairEnd, key: &PairKey) -> bool {
+    // SAFETY: a live map value; what is read of one that goes away meanwhile does not match.
+    unsafe { FLOWS.get(end.sock) }.is_some_and(|flow| flow.cookie == end.cookie && flow.pair == *key)
 }
 
 #[inline(always)]
