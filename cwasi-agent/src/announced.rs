@@ -362,6 +362,7 @@ mod tests {
         let netns = bench.dir.path().join("netns");
         let spec = FunctionSpec {
             netns: Some(netns.clone()),
+            addresses: Vec::new(),
             ..bench.spec("bad", &a)
         };
         bench.announcements.put("bad", &spec).unwrap();

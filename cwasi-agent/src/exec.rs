@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::process::{Child, Command, ExitStatus};
 use cwasi_client::cgroup::{self, CgroupError, Leaf};
 use cwasi_client::client::{Client, ClientError};
 use cwasi_client::netns::{self, NetnsError};
-use cwasi_client::protocol::{ErrorCode, FunctionSpec};
+use cwasi_client::protocol::{ErrorCode, FunctionSpec, MAX_ADDRESSES};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -108,6 +109,7 @@ pub fn exec(options: ExecOptions) -> Result<u8, ExecError> {
     let leaf = Leaf::create(&options.function.name)?;
     let function = FunctionSpec {
         cgroup: Some(leaf.path().to_owned()),
+        addresses: addresses(netns.as_deref())?,
         netns: netns.clone(),
         ..options.function
     };
@@ -134,6 +136,18 @@ pub fn exec(options: ExecOptions) -> Result<u8, ExecError> {
         say(&format!("clean-up: {error}"));
     }
     Ok(exit_code(status))
+}
+
+/// The addresses by which the command will be reached, as an agent may have no right to look; none where they are too many to tell.
+fn addresses(netns: Option<&Path>) -> Result<Vec<IpAddr>, NetnsError> {
+    let found = netns.map_or_else(netns::addresses, |netns| {
+        netns::run(netns, netns::addresses).and_then(|found| found)
+    })?;
+    Ok(if found.len() > MAX_ADDRESSES {
+        Vec::new()
+    } else {
+        found
+    })
 }
 
 /// One line on standard error, which may be closed: the command runs all the same.

@@ -7,11 +7,13 @@
 //! - [`api`]: the Unix socket. [`announced`]: the files of launchers that found no agent. [`metrics`] and [`http`]: Prometheus.
 //!   [`page`]: the status page.
 //! - [`run`]: the agent's process. [`exec`]: a command as a function. [`probe`]: what the kernel offers.
+//! - [`capabilities`]: what the agent may; [`prepare`]: directories for an agent that is not root.
 //! - [`cli`]: the commands. [`testing`]: a plane and a node made of memory.
 
 pub mod agent;
 pub mod announced;
 pub mod api;
+pub mod capabilities;
 pub mod cli;
 pub mod exec;
 pub mod http;
@@ -19,6 +21,7 @@ pub mod kernel;
 pub mod metrics;
 pub mod page;
 pub mod plane;
+pub mod prepare;
 pub mod probe;
 pub mod run;
 pub mod testing;

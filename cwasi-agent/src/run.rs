@@ -21,6 +21,7 @@ use crate::announced::Announced;
 use crate::api::server::{Limits, serve};
 use crate::api::socket::{Socket, SocketError};
 use crate::api::{Shared, lock};
+use crate::capabilities::{Capability, Held};
 use crate::http;
 use crate::kernel::selftest::Check;
 use crate::kernel::{KernelPlane, Options, PlaneError, readers, selftest};
@@ -266,6 +267,9 @@ pub fn open_kernel(bpffs: PathBuf, budget: u32) -> Result<Kernel, RunError> {
             None
         }
     };
+    if let Some(cause) = Held::now().missing().next().filter(|_| !degraded.is_empty()) {
+        degraded = vec![without(cause, &degraded)];
+    }
     let told = readers::told();
     if let (Err(error), Some(_)) = (&told, &plane) {
         degraded.push(Degradation {
@@ -290,6 +294,17 @@ pub fn open_kernel(bpffs: PathBuf, budget: u32) -> Result<Kernel, RunError> {
         probes,
         degraded,
     })
+}
+
+/// The one cause behind these failures: the capability that the agent does without, as the kernel's words do not say it.
+fn without(missing: Capability, failures: &[Degradation]) -> Degradation {
+    let seen = failures.first().map(|failure| failure.detail.as_str());
+    let seen = seen.and_then(|detail| detail.lines().next()).unwrap_or_default();
+    Degradation {
+        reason: LOAD.to_owned(),
+        detail: format!("{} is missing, which {}: {seen}", missing.name, missing.purpose),
+        remedy: Held::now().remedy(missing).to_owned(),
+    }
 }
 
 /// The failed checks, each cause once: one that stops the self-test fails every check after it.

@@ -10,18 +10,20 @@
 //!
 //! A file whose launcher died is removed by the agent once the cgroup is gone.
 //!
-//! An agent trusts a file as it trusts a request of root: the directory must belong to this user, and nobody else may write
-//! it. It is meant for a file system that a reboot empties, as `/run` is.
+//! An agent trusts a file as it trusts a request of root: the directory must belong to this user, or to whom the directory of the
+//! socket belongs, and nobody else may write it. So an agent that is not root reads what root announces: its launchers give the
+//! files to whom the directory belongs. It is meant for a file system that a reboot empties, as `/run` is.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use nix::unistd::{UnlinkatFlags, fchown, geteuid, unlinkat};
 
 use crate::protocol::{FunctionSpec, MAX_REQUEST_BYTES};
 
@@ -165,9 +167,17 @@ impl Announcements {
     }
 
     fn write(&self, dir: &File, name: &str, text: &[u8]) -> Result<(), AnnounceError> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        // A FIFO in its place would block the open.
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_CREAT
+            | OFlag::O_TRUNC
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_NONBLOCK
+            | OFlag::O_CLOEXEC;
         let file =
             openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(self.failed("openat", name))?;
+        let owner = dir.metadata().map_err(self.failed("fstat", ""))?.uid();
+        give(&file, owner).map_err(self.failed("fchown", name))?;
         File::from(file)
             .write_all(text)
             .map_err(self.failed("write", name))
@@ -258,14 +268,25 @@ impl Announcements {
                 .create(parent)
                 .map_err(self.failed("mkdir", ".."))?;
         }
-        match DirBuilder::new().mode(0o700).create(&self.dir) {
+        let made = match DirBuilder::new().mode(0o700).create(&self.dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(self.failed("mkdir", "")(error));
             }
-            _ => {}
-        }
+            made => made.is_ok(),
+        };
         let removed = || self.failed("open", "")(Errno::ENOENT);
-        self.open()?.ok_or_else(removed)
+        let dir = self.open()?.ok_or_else(removed)?;
+        if made {
+            give(&dir, self.parents_owner()?).map_err(self.failed("fchown", ""))?;
+        }
+        Ok(dir)
+    }
+
+    /// Who owns the socket's directory: root, or the user of an agent that is not root.
+    fn parents_owner(&self) -> Result<u32, AnnounceError> {
+        let parent = self.dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let meta = fs::metadata(parent.unwrap_or(Path::new("."))).map_err(self.failed("stat", ".."))?;
+        Ok(meta.uid())
     }
 
     /// The directory, if it exists. Everything is done relative to what was checked here, wherever its path leads later.
@@ -280,7 +301,7 @@ impl Announcements {
         let meta = dir.metadata().map_err(self.failed("fstat", ""))?;
         let (owner, user, mode) = (meta.uid(), geteuid().as_raw(), meta.mode() & 0o7777);
         let path = self.dir.clone();
-        if owner != user {
+        if owner != user && owner != self.parents_owner()? {
             return Err(AnnounceError::Owner { path, owner, user });
         }
         if mode & 0o022 != 0 {
@@ -336,6 +357,14 @@ impl Announcements {
             source: source.into(),
         }
     }
+}
+
+/// Gives what root made to another user. Nobody else can.
+fn give(file: impl AsFd, user: u32) -> nix::Result<()> {
+    if geteuid().is_root() && user != 0 {
+        fchown(file, Some(user.into()), None)?;
+    }
+    Ok(())
 }
 
 fn is_key(key: &str) -> bool {
@@ -436,6 +465,27 @@ mod tests {
         announcements.put("a", &spec("a")).unwrap();
         assert_eq!(mode(announcements.dir()), 0o700);
         assert_eq!(mode(&announcements.dir().join("a.json")), 0o600);
+    }
+
+    #[test]
+    fn roots_announcements_are_for_whom_the_sockets_directory_belongs_to() {
+        let (dir, announcements) = announcements();
+        let parent = dir.path().join("run");
+        fs::create_dir(&parent).unwrap();
+        if let Err(error) = chown(&parent, Some(65532), None) {
+            return eprintln!("skipped: chown: {error}");
+        }
+        announcements.put("a", &spec("a")).unwrap();
+        announcements.put("a", &spec("a")).unwrap();
+        for path in [announcements.dir(), &announcements.dir().join("a.json")] {
+            assert_eq!(fs::metadata(path).unwrap().uid(), 65532, "{}", path.display());
+        }
+        assert_eq!(announcements.get("a").unwrap(), Some(spec("a")));
+        chown(announcements.dir(), Some(65534), None).unwrap();
+        assert!(matches!(
+            announcements.get("a"),
+            Err(AnnounceError::Owner { owner: 65534, .. })
+        ));
     }
 
     #[test]

@@ -139,6 +139,25 @@ pub fn of(pid: u32) -> Result<PathBuf, CgroupError> {
     }
 }
 
+/// The cgroup v2 directory of this process, where no other process is in it: what is attached there concerns nobody else. It is
+/// found also from a cgroup namespace, whose processes the kernel tells a path that does not begin at the mount.
+///
+/// # Errors
+/// There is no cgroup v2.
+pub fn alone() -> Result<Option<PathBuf>, CgroupError> {
+    let me = format!("{}\n", process::id());
+    let mut unseen = children(&unified_root()?)?;
+    while let Some(dir) = unseen.pop() {
+        // What goes meanwhile is not ours.
+        let below = children(&dir).unwrap_or_default();
+        if below.is_empty() && fs::read_to_string(dir.join("cgroup.procs")).is_ok_and(|procs| procs == me) {
+            return Ok(Some(dir));
+        }
+        unseen.extend(below);
+    }
+    Ok(None)
+}
+
 /// The id by which the kernel knows the cgroup of a directory: its inode number.
 ///
 /// # Errors

@@ -15,6 +15,9 @@ use crate::process_report::{FunctionRef, ProcessReport};
 /// Longest request line that the agent reads, in bytes, newline included.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
+/// Most addresses that a launcher may name.
+pub const MAX_ADDRESSES: usize = 64;
+
 /// What a caller asks of the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
@@ -91,7 +94,7 @@ pub struct FunctionSpec {
     /// Directory of the function's cgroup v2 leaf; the caller's own cgroup when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
-    /// Network namespace file of the function; the caller's own when absent.
+    /// Network namespace file of the function; the caller's own when absent. It is not looked at where `addresses` are given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
     /// Which of its sockets may be accelerated.

@@ -1,12 +1,13 @@
 //! From what a launcher says to what can be registered: checks, and what the agent finds out itself.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use cwasi_client::cgroup;
 use cwasi_client::netns::{self, NetnsError};
-use cwasi_client::protocol::{ApiError, ErrorCode, FunctionSpec};
+use cwasi_client::protocol::{ApiError, ErrorCode, FunctionSpec, MAX_ADDRESSES};
 use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use tracing::warn;
@@ -23,9 +24,6 @@ const MAX_LABELS: usize = 64;
 const MAX_LABEL_KEY: usize = 317;
 /// Longest value of a label or annotation, in bytes.
 const MAX_LABEL_VALUE: usize = 4096;
-/// Most addresses that a launcher may name.
-const MAX_ADDRESSES: usize = 64;
-
 /// A function that can be registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -52,25 +50,24 @@ impl Candidate {
         };
         let root = cgroup::unified_root().map_err(|error| invalid(&error))?;
         let cgroup = inside(&cgroup, &root)?;
-        match &spec.netns {
-            Some(path) => drop(netns::open(path).map_err(|error| invalid(&error))?),
-            None if pid == 0 && spec.addresses.is_empty() => return Err(invalid(&unseen)),
-            None => {}
-        }
+        // A launcher that gives the addresses has looked for itself: its path need not exist where the agent lives.
         if spec.addresses.is_empty() {
+            if spec.netns.is_none() && pid == 0 {
+                return Err(invalid(&unseen));
+            }
             let file = spec
                 .netns
                 .clone()
                 .unwrap_or_else(|| PathBuf::from(format!("/proc/{pid}/ns/net")));
             spec.addresses = match netns::run(&file, netns::addresses).and_then(|found| found) {
                 Ok(found) => found,
-                // Without this capability the agent has no data plane either: connections stay on TCP.
-                Err(
-                    error @ NetnsError::Enter {
-                        errno: Errno::EPERM, ..
-                    },
-                ) => {
-                    warn!("addresses of {}: {error}", spec.name);
+                // Connections to this function go by TCP until its launcher, or a prefix, says where it is.
+                Err(error) if is_not_permitted(&error) => {
+                    warn!(
+                        "addresses of {}: {error}; let its launcher name them, or run the agent with CAP_SYS_ADMIN and \
+                         CAP_SYS_PTRACE",
+                        spec.name
+                    );
                     Vec::new()
                 }
                 Err(error) => return Err(invalid(&error)),
@@ -80,6 +77,15 @@ impl Candidate {
         spec.addresses.dedup();
         spec.cgroup = Some(cgroup.clone());
         Ok(Self { spec, cgroup })
+    }
+}
+
+/// Whether an agent with more rights could enter the namespace.
+fn is_not_permitted(error: &NetnsError) -> bool {
+    match error {
+        NetnsError::Enter { errno, .. } => *errno == Errno::EPERM,
+        NetnsError::Missing { source, .. } => source.kind() == ErrorKind::PermissionDenied,
+        _ => false,
     }
 }
 

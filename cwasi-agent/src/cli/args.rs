@@ -16,6 +16,7 @@ use ipnet::{AddrParseError, IpNet};
 use crate::agent::Settings;
 use crate::exec::ExecOptions;
 use crate::page::StatusPage;
+use crate::prepare::User;
 use crate::run::RunOptions;
 
 /// Most that may wait in one receiver's queue, whatever is asked for: it is kernel memory.
@@ -97,6 +98,8 @@ pub enum Command {
     },
     /// Run a command as a function: in a cgroup of its own, registered, its exit code passed on.
     Exec(ExecArgs),
+    /// As root: make the agent's directories and give them, with what is in them, to the user that it is to run as.
+    Prepare(PrepareArgs),
     /// Show the build of this program, and of the agent if one answers.
     Version,
 }
@@ -116,6 +119,17 @@ impl StateArgs {
         let beside = || common.socket.parent().unwrap_or(Path::new("")).join("state");
         self.state_dir.clone().unwrap_or_else(beside)
     }
+}
+
+/// Flags of `prepare`.
+#[derive(Clone, Debug, Args)]
+pub struct PrepareArgs {
+    /// The user, and the group where that has another number.
+    #[arg(long, value_name = "UID[:GID]")]
+    pub user: User,
+    /// Where the state is.
+    #[command(flatten)]
+    pub state: StateArgs,
 }
 
 /// Flags of `run`.

@@ -12,8 +12,10 @@ use clap::Parser;
 use cwasi_client::client::ClientError;
 use tracing_subscriber::EnvFilter;
 
+use crate::capabilities;
 use crate::exec::ExecError;
 use crate::kernel::PlaneError;
+use crate::prepare::{PrepareError, prepare};
 use crate::run::{RunError, run};
 
 pub use args::{Cli, Command};
@@ -49,6 +51,12 @@ enum CliError {
     /// The agent could not run.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The agent's directories could not be made, or given away.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// this process's capabilities cannot be used: {0}
+    #[error("this process's capabilities cannot be used: {0}")]
+    Capabilities(#[source] io::Error),
     /// The command could not run.
     #[error(transparent)]
     Exec(#[from] ExecError),
@@ -93,6 +101,7 @@ pub fn main() -> ExitCode {
 
 fn perform(cli: &Cli) -> Result<u8, CliError> {
     let format = cli.common.output;
+    capabilities::raise().map_err(CliError::Capabilities)?;
     match &cli.command {
         Command::Run(options) => {
             log();
@@ -111,6 +120,11 @@ fn perform(cli: &Cli) -> Result<u8, CliError> {
         }
         Command::Disable(state) => {
             actions::switch(&cli.common, state, false).and_then(|done| done.print(format))
+        }
+        Command::Prepare(options) => {
+            let state = options.state.dir(&cli.common);
+            prepare(&cli.common.socket, &state, &cli.common.bpffs, options.user)?;
+            Ok(exit::OK)
         }
         Command::Unload => actions::unload(&cli.common).and_then(|done| done.print(format)),
     }

@@ -76,8 +76,7 @@ pub(super) struct Hold {
 
 /// Takes hold of an agent's bpffs directory, making it and mounting bpffs where that is not yet done.
 pub(super) fn hold(bpffs: &Path) -> Result<Hold, PlaneError> {
-    ensure_mounted(bpffs)?;
-    make_dir(bpffs)?;
+    make_bpffs(bpffs)?;
     let directory = File::open(bpffs).map_err(PlaneError::syscall("open", bpffs.display()))?;
     match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Hold { _lock: lock }),
@@ -86,6 +85,15 @@ pub(super) fn hold(bpffs: &Path) -> Result<Hold, PlaneError> {
         }),
         Err((_, errno)) => Err(PlaneError::syscall("flock", bpffs.display())(errno.into())),
     }
+}
+
+/// Makes an agent's bpffs directory, and mounts bpffs, where that is not yet done.
+///
+/// # Errors
+/// Another file system is there, or this process may not.
+pub fn make_bpffs(bpffs: &Path) -> Result<(), PlaneError> {
+    ensure_mounted(bpffs)?;
+    make_dir(bpffs)
 }
 
 fn make_dir(path: &Path) -> Result<(), PlaneError> {

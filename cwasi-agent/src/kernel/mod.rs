@@ -20,5 +20,6 @@ pub mod selftest;
 pub mod sockets;
 mod sys;
 
+pub use bpffs::make_bpffs;
 pub use error::PlaneError;
 pub use plane::{KernelPlane, Options, USAGE_MAPS};

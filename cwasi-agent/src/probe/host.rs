@@ -7,6 +7,7 @@ use cwasi_client::cgroup;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{Finding, Row, fixes};
+use crate::capabilities::{Capability, Held, NEEDED, SYS_ADMIN, SYS_RESOURCE};
 use crate::kernel::btf::Btf;
 use crate::kernel::readers;
 
@@ -20,7 +21,7 @@ pub(super) fn release() -> String {
 
 pub(super) fn rows(bpffs: &Path, release: &str) -> Vec<Row> {
     let mut rows = vec![btf(), readers(), bpffs_mounted(bpffs), cgroup_v2()];
-    rows.extend(capabilities(release));
+    rows.extend(capabilities(Held::now(), release));
     rows.push(lockdown());
     rows.push(unprivileged());
     rows
@@ -79,61 +80,28 @@ fn cgroup_v2() -> Row {
     }
 }
 
-/// Bit of each capability (`include/uapi/linux/capability.h`).
-const NET_ADMIN: (&str, u32) = ("CAP_NET_ADMIN", 12);
-const SYS_ADMIN: (&str, u32) = ("CAP_SYS_ADMIN", 21);
-const SYS_RESOURCE: (&str, u32) = ("CAP_SYS_RESOURCE", 24);
-const PERFMON: (&str, u32) = ("CAP_PERFMON", 38);
-const BPF: (&str, u32) = ("CAP_BPF", 39);
-
-fn capabilities(release: &str) -> Vec<Row> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let held = effective(&status);
-    let has = |capability: (&str, u32)| held & (1 << capability.1) != 0;
-    let all = has(SYS_ADMIN);
-    let mut wanted: Vec<_> = [BPF, NET_ADMIN, PERFMON]
-        .into_iter()
-        .map(|one| (one, Finding::Missing, "loads and attaches programs"))
-        .collect();
-    wanted.push((
-        SYS_ADMIN,
-        Finding::Missing,
-        "enters the functions' network namespaces, mounts bpffs",
-    ));
+fn capabilities(held: Held, release: &str) -> Vec<Row> {
+    let mut wanted = NEEDED.map(|needed| (needed, Finding::Missing)).to_vec();
+    // The agent itself does without where launchers tell addresses, and bpffs is mounted.
+    wanted.push((SYS_ADMIN, Finding::Warning));
     // From 5.11 on, maps are charged to the memory cgroup.
     if fixes::parse(release).is_some_and(|version| version < (5, 11, 0)) {
-        wanted.push((
-            SYS_RESOURCE,
-            Finding::Missing,
-            "raises RLIMIT_MEMLOCK, which maps count against before 5.11",
-        ));
+        wanted.push((SYS_RESOURCE, Finding::Missing));
     }
-    let judge = |(capability, missing, purpose): ((&str, u32), Finding, &str)| {
-        // CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON.
-        let implied = all && (capability == BPF || capability == PERFMON);
-        let finding = if has(capability) || implied {
+    let judge = |(capability, lacking): (Capability, Finding)| {
+        let finding = if held.has(capability) {
             Finding::Ok
         } else {
-            missing
+            lacking
         };
-        row(capability.0, finding, purpose).remedy("run as root, or give the container this capability")
+        row(capability.name, finding, capability.purpose).remedy(held.remedy(capability))
     };
     wanted.into_iter().map(judge).collect()
 }
 
-/// Whether this process may load and attach programs and enter network namespaces.
+/// Whether this process may load and attach programs.
 pub(super) fn capable() -> bool {
-    let held = effective(&fs::read_to_string("/proc/self/status").unwrap_or_default());
-    [NET_ADMIN, SYS_ADMIN]
-        .iter()
-        .all(|capability| held & (1 << capability.1) != 0)
-}
-
-/// The effective capabilities in /proc/PID/status.
-fn effective(status: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok())
-        .unwrap_or(0)
+    Held::now().missing().next().is_none()
 }
 
 fn lockdown() -> Row {
@@ -182,15 +150,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_are_read() {
-        assert_eq!(
-            effective("Name:\tx\nCapInh:\t0\nCapEff:\t000001ffffffffff\n"),
-            0x1ff_ffff_ffff
-        );
-        assert_eq!(effective(""), 0);
-    }
-
-    #[test]
     fn the_lockdown_mode_is_the_word_in_brackets() {
         assert_eq!(selected("none [integrity] confidentiality\n"), Some("integrity"));
         assert_eq!(selected(""), None);
@@ -199,7 +158,7 @@ mod tests {
     #[test]
     fn memlock_matters_before_5_11() {
         let named = |release| {
-            capabilities(release)
+            capabilities(Held::default(), release)
                 .into_iter()
                 .any(|row| row.name == "CAP_SYS_RESOURCE")
         };

@@ -67,7 +67,12 @@ impl Agent {
     /// Starts the process, and waits until it serves. Its self-test makes a network namespace, which takes its time while others
     /// are torn down.
     pub fn run(&self) {
-        self.launch();
+        self.run_by(&[]);
+    }
+
+    /// As [`Agent::run`], through a program that executes what follows its arguments.
+    pub fn run_by(&self, through: &[&str]) {
+        self.launch_by(through);
         let deadline = Instant::now() + LONG;
         while !self.serves() {
             if let Some(status) = self
@@ -90,13 +95,17 @@ impl Agent {
 
     /// Starts the process.
     pub fn launch(&self) {
+        self.launch_by(&[]);
+    }
+
+    fn launch_by(&self, through: &[&str]) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.dir.path().join("log"))
             .expect("open the log");
         let child = self
-            .command(&["run", "--metrics-addr", "127.0.0.1:0"])
+            .command_by(through, &["run", "--metrics-addr", "127.0.0.1:0"])
             .args(&self.options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -137,7 +146,12 @@ impl Agent {
 
     /// The built program, for this agent.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cwasi-agent"));
+        self.command_by(&[], arguments)
+    }
+
+    fn command_by(&self, through: &[&str], arguments: &[&str]) -> Command {
+        let line = [through, &[env!("CARGO_BIN_EXE_cwasi-agent")], arguments].concat();
+        let mut command = Command::new(line[0]);
         // Whatever the caller's environment says of another agent.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CWASI_") {
@@ -147,7 +161,7 @@ impl Agent {
         command
             .env("CWASI_SOCKET", self.socket())
             .env("CWASI_BPFFS", &self.bpffs)
-            .args(arguments);
+            .args(&line[1..]);
         command
     }
 
