@@ -5,6 +5,7 @@ pub mod book;
 pub mod build_ebpf;
 pub mod build_functions;
 pub mod demo;
+pub mod examples;
 pub mod images;
 pub mod lint;
 pub mod metrics;
@@ -28,6 +29,7 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     BuildFunctions(build_functions::Args),
     Demo(demo::Args),
+    Examples(examples::Args),
     Images(images::Args),
     Lint(lint::Args),
     Metrics(metrics::Args),
@@ -46,6 +48,7 @@ impl Cli {
             Command::BuildEbpf(args) => build_ebpf::run(&args),
             Command::BuildFunctions(args) => build_functions::run(&args),
             Command::Demo(args) => demo::run(&args),
+            Command::Examples(args) => examples::run(&args),
             Command::Images(args) => images::run(&args),
             Command::Lint(args) => lint::run(&args),
             Command::Metrics(args) => metrics::run(&args),

@@ -66,6 +66,28 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
+/// The Rust program of the documentation, as a component; `directory` is its workspace, relative to the repository.
+///
+/// # Errors
+/// [`Error::Missing`] without a sysroot; the build fails.
+pub(super) fn rust_example(directory: &str) -> Result<PathBuf> {
+    let built = Rust::find(false)?.cargo_in(directory, WASIP2, Start::Command, &["--bins"], true)?;
+    let (_, component) = built.into_iter().next().ok_or_else(|| Error::Output {
+        program: "cargo build".into(),
+        detail: format!("no executable of {directory}"),
+    })?;
+    Ok(component)
+}
+
+/// The C program of the documentation, as a component; `directory` is that of its only source file.
+///
+/// # Errors
+/// As for the Rust program.
+pub(super) fn c_example(directory: &str) -> Result<PathBuf> {
+    let (_, component) = C::find()?.compile(directory, "echo.c", "example-echo-c.wasm")?;
+    Ok(component)
+}
+
 /// A built guest: its file's name and where it is.
 type Function = (String, PathBuf);
 
@@ -127,13 +149,25 @@ impl Rust {
     }
 
     fn cargo(&self, target: &str, start: Start, what: &[&str], locked: bool) -> Result<Vec<Function>> {
+        self.cargo_in(FUNCTIONS, target, start, what, locked)
+    }
+
+    /// Builds packages of the workspace in `directory`, relative to the repository.
+    fn cargo_in(
+        &self,
+        directory: &str,
+        target: &str,
+        start: Start,
+        what: &[&str],
+        locked: bool,
+    ) -> Result<Vec<Function>> {
         let mut cargo = self.toolchain.cargo();
         cargo
             .args(["build", "--release", "--target", target, "--target-dir"])
             .arg(start.target_dir())
             .arg("--message-format=json-render-diagnostics")
             .args(what)
-            .current_dir(paths::root().join(FUNCTIONS));
+            .current_dir(paths::root().join(directory));
         if locked {
             cargo.arg("--locked");
         }
@@ -210,10 +244,15 @@ impl C {
     }
 
     fn build(&self) -> Result<Function> {
-        let name = "echo-c.wasm";
-        let directory = target_dir().join("c");
-        fs::create_dir_all(&directory).file("create", &directory)?;
-        let (object, component) = (directory.join("echo.o"), directory.join(name));
+        self.compile(FUNCTIONS, "c/echo.c", "echo-c.wasm")
+    }
+
+    /// Makes the component `name` of one source file, whose path is relative to `directory` of the repository.
+    fn compile(&self, directory: &str, source: &str, name: &str) -> Result<Function> {
+        let out = target_dir().join("c");
+        fs::create_dir_all(&out).file("create", &out)?;
+        let component = out.join(name);
+        let object = component.with_extension("o");
         process::run(
             Command::new(CLANG)
                 // clang 14 knows this target by the name it had before there were two versions of WASI.
@@ -228,9 +267,9 @@ impl C {
                 ])
                 .arg("-isystem")
                 .arg(self.sysroot.include())
-                .args(["-c", "c/echo.c", "-o"])
+                .args(["-c", source, "-o"])
                 .arg(&object)
-                .current_dir(paths::root().join(FUNCTIONS)),
+                .current_dir(paths::root().join(directory)),
         )?;
         process::run(
             Command::new(self.toolchain.tool("wasm-component-ld"))

@@ -13,7 +13,7 @@ use std::process::Command;
 pub struct Args {}
 
 /// The directories with a workspace of their own, relative to the root.
-const WORKSPACES: [&str; 3] = ["", "cwasi-ebpf", "bench/functions"];
+const WORKSPACES: [&str; 4] = ["", "cwasi-ebpf", "bench/functions", "examples/functions/rust"];
 
 /// Runs the command.
 ///
