@@ -44,7 +44,7 @@ const BOUNDED: [&str; 5] = ["functions", "locality", "pairs", "sockets", "flows"
 const ALARMING: [(Reason, &str); 4] = [
     (
         Reason::SocketBusy,
-        "another sk_msg owner (Cilium socket load balancing, OBI or Beyla) holds these sockets: keep one of the two away from the functions' cgroups",
+        "another sk_msg owner (Cilium before 1.14 with sockops, OBI or Beyla) holds these sockets: keep one of the two away from the functions' cgroups",
     ),
     (
         Reason::SockhashFull,

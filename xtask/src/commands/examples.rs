@@ -22,6 +22,9 @@ const COMPONENTIZE_VERSION: &str = "0.25.1";
 /// How long a function may take until it listens: a component of 18 MB is compiled first, on a machine that may be busy.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Makes a component of what is in a directory of the repository.
+type Build = fn(&str) -> Result<PathBuf>;
+
 /// Builds the functions of examples/functions in Rust, C and Python, and lets each answer another function.
 ///
 /// What this machine has no tools for is skipped, with the reason. `componentize-py` is installed into the cache of build tools.
@@ -33,24 +36,27 @@ pub struct Args {}
 /// # Errors
 /// An example cannot be built, or does not send back what it is sent.
 pub fn run(_args: &Args) -> Result<()> {
-    process::run(features::whole_workspace(
-        Command::new("cargo").arg("build").current_dir(paths::root()),
-    ))?;
-    let runner = paths::target_dir().join("debug/cwasi-run");
-    let examples: [(&str, fn(&str) -> Result<PathBuf>); 3] = [
+    let examples: [(&str, Build); 3] = [
         ("rust", rust_example),
         ("c", c_example),
         ("python", python_example),
     ];
+    let mut built = Vec::new();
     for (language, build) in examples {
         match build(&format!("{EXAMPLES}/{language}")) {
-            Ok(component) => {
-                answers_ping(&runner, &component)?;
-                println!("{language}: {} answers", component.display());
-            }
+            Ok(component) => built.push((language, component)),
             Err(reason @ Error::Missing { .. }) => println!("skipped: {language}: {reason}"),
             Err(error) => return Err(error),
         }
+    }
+    // Last: it may replace this very program, which the Rust example is built with.
+    process::run(features::whole_workspace(
+        Command::new("cargo").arg("build").current_dir(paths::root()),
+    ))?;
+    let runner = paths::target_dir().join("debug/cwasi-run");
+    for (language, component) in built {
+        answers_ping(&runner, &component)?;
+        println!("{language}: {} answers", component.display());
     }
     Ok(())
 }
@@ -103,18 +109,19 @@ fn componentize() -> Result<PathBuf> {
 /// Runs the component as a function that `ping` measures: it compares every byte that comes back.
 fn answers_ping(runner: &Path, component: &Path) -> Result<()> {
     let address = free_address()?;
-    let mut echo = Running::start(
-        Command::new(runner)
-            .arg("--no-agent")
-            .arg(component)
-            .arg(&address),
-    )?;
+    let function = || {
+        let mut command = Command::new(runner);
+        command.arg("--no-agent");
+        command.env("CWASI_CACHE_DIR", paths::target_dir().join("guests/cache"));
+        command
+    };
+    let mut echo = Running::start(function().arg(component).arg(&address))?;
     echo.wait_for("listening on")?;
     for size in ["64", "100000"] {
         process::run_quiet(
             &format!("sending to {}", component.display()),
-            Command::new(runner)
-                .args(["--no-agent", PING, &address, "--count", "9", "--size", size])
+            function()
+                .args([PING, &address, "--count", "9", "--size", size])
                 .current_dir(paths::root()),
         )?;
     }
