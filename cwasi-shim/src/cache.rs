@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
@@ -34,6 +35,11 @@ const OPEN_ENTRY: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_CLOEXEC);
+/// Whose bytes stand for keys that are compiled: a lock on them ends with the process that has it, and leaves nothing.
+const LOCK: &str = ".lock";
+/// Longest wait for somebody else's compilation, and how often it is looked at. One who was stopped must not stop others.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+const TURN_PAUSE: Duration = Duration::from_millis(5);
 const DIGEST_BYTES: usize = 32;
 const TRAILER_BYTES: usize = DIGEST_BYTES + MAGIC.len();
 
@@ -117,6 +123,12 @@ impl Key {
             .chain([".cwasm".to_owned()])
             .collect()
     }
+
+    /// The byte of the file of locks that stands for it.
+    fn offset(&self) -> i64 {
+        let digest = self.0.iter().take(size_of::<i64>());
+        digest.fold(0, |sum: i64, byte| sum << 8 | i64::from(*byte)) & i64::MAX
+    }
 }
 
 impl std::fmt::Debug for Key {
@@ -139,6 +151,12 @@ impl Entry {
         // Verified: only this user, by `Cache::store`, can have written it.
         Code::trusted(self.file)
     }
+}
+
+/// The right to compile a component, while nobody else does. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _locked: Option<File>,
 }
 
 /// A directory of compiled components.
@@ -300,6 +318,44 @@ impl Cache {
             .map_err(|errno| self.failed("renameat", &name, errno.into()))?;
         temporary.renamed();
         Ok(())
+    }
+
+    /// Waits until no other user of this directory, in this process or another, compiles for `key`; who waited looks for the
+    /// entry again. Where many start one program at once, one compiles it, and the others do not take the processors from it.
+    ///
+    /// What keeps others from being seen, or one that takes half a minute, ends the wait: two that compile the same cost
+    /// time, and nothing else.
+    #[must_use]
+    pub fn turn(&self, key: &Key) -> Turn {
+        self.turn_within(key, TURN_TIMEOUT)
+    }
+
+    fn turn_within(&self, key: &Key, timeout: Duration) -> Turn {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = openat(&self.dir, LOCK, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let Ok(file) = file.map(File::from) else {
+            return Turn { _locked: None };
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "small constants that libc has as int"
+        )]
+        let byte = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: key.offset(),
+            l_len: 1,
+            l_pid: 0,
+        };
+        let deadline = Instant::now() + timeout;
+        // Locks of the open file, and not of the process: two threads exclude each other as well.
+        while let Err(Errno::EAGAIN | Errno::EACCES) = fcntl(&file, FcntlArg::F_OFD_SETLK(&byte)) {
+            if Instant::now() > deadline {
+                return Turn { _locked: None };
+            }
+            thread::sleep(TURN_PAUSE);
+        }
+        Turn { _locked: Some(file) }
     }
 
     fn failed(&self, call: &'static str, name: &str, source: io::Error) -> CacheError {
@@ -468,6 +524,27 @@ mod tests {
         let entry = setup.cache.find(&setup.key).unwrap().unwrap();
         setup.cache.store(&setup.key, b"second").unwrap();
         assert!(content(entry).starts_with(b"first"));
+    }
+
+    #[test]
+    fn one_at_a_time_compiles_a_component() {
+        let setup = Setup::new();
+        let soon = Duration::from_millis(20);
+        let is_taken = |key: &Key| setup.cache.turn_within(key, soon)._locked.is_none();
+        let turn = setup.cache.turn(&setup.key);
+        assert!(is_taken(&setup.key));
+        assert!(
+            !is_taken(&Key::new(b"another", &ENGINE)),
+            "another component is not waited for"
+        );
+        thread::scope(|scope| {
+            let next = scope.spawn(|| setup.cache.turn(&setup.key));
+            thread::sleep(soon);
+            assert!(!next.is_finished());
+            drop(turn);
+            assert!(next.join().unwrap()._locked.is_some());
+        });
+        assert!(!is_taken(&setup.key));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-use crate::cache::{Cache, CacheError, Entry, Key};
+use crate::cache::{Cache, CacheError, Entry, Key, Turn};
 use crate::code::{Code, CodeError};
 use crate::program::{self, Command, INCOMING_HANDLER, Program, Proxy, WASI_P1};
 use crate::sockets;
@@ -162,7 +162,8 @@ impl Engine {
         let variant = self.variant(wasm);
         let slot = variant.slot(wasm, cache);
         let mut cache_errors = Vec::new();
-        if let Some(entry) = slot.as_ref().and_then(|slot| slot.find(&mut cache_errors)) {
+        let (entry, _turn) = Slot::look(slot.as_ref(), Slot::find, &mut cache_errors);
+        if let Some(entry) = entry {
             match variant.link(&entry.into_code()) {
                 Err(LoadError::Code(reason)) => cache_errors.push(CacheFailure::Code(reason)),
                 linked => {
@@ -267,7 +268,7 @@ impl Variant {
     fn prepare(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<Prepared, LoadError> {
         let slot = self.slot(wasm, cache);
         let mut cache_errors = Vec::new();
-        let found = slot.as_ref().and_then(|slot| slot.protected(&mut cache_errors));
+        let (found, _turn) = Slot::look(slot.as_ref(), Slot::protected, &mut cache_errors);
         if let Some(code) = found {
             return Ok(Prepared {
                 code: code?,
@@ -432,6 +433,25 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
+    /// What `find` finds; else the right to compile, after another look: somebody else may just have done it.
+    fn look<T>(
+        slot: Option<&Self>,
+        find: impl Fn(&Self, &mut Vec<CacheFailure>) -> Option<T>,
+        errors: &mut Vec<CacheFailure>,
+    ) -> (Option<T>, Option<Turn>) {
+        let Some(slot) = slot else { return (None, None) };
+        if let Some(found) = find(slot, errors) {
+            return (Some(found), None);
+        }
+        let turn = slot.cache.turn(&slot.key);
+        // What was wrong with an entry that is replaced now was told by who replaced it.
+        errors.clear();
+        match find(slot, errors) {
+            Some(found) => (Some(found), None),
+            None => (None, Some(turn)),
+        }
+    }
+
     fn find(&self, errors: &mut Vec<CacheFailure>) -> Option<Entry> {
         let found = self.cache.find(&self.key);
         found.unwrap_or_else(|error| {

@@ -17,12 +17,10 @@ use sha2::{Digest, Sha256};
 
 use crate::functions::prebuilt;
 use crate::guests;
+use crate::runner::cached;
 
 fn only_entry(dir: &Path) -> PathBuf {
-    let entries: Vec<_> = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let entries = cached(dir);
     assert_eq!(entries.len(), 1, "{entries:?}");
     entries.into_iter().next().unwrap()
 }
@@ -93,6 +91,35 @@ fn second_load_compiles_nothing() {
         load(None, &wasm),
         Origin::Compiled { stored: false, .. }
     ));
+}
+
+/// As the pods of a node do that are started at once from a new image.
+#[test]
+fn many_that_start_at_once_compile_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let wasm = guests::exits(3);
+    let start = std::sync::Barrier::new(8);
+    let compiled = std::thread::scope(|scope| {
+        // Each as a process of its own would: with an engine and a view of the directory of its own.
+        let starting: Vec<_> = (0..8)
+            .map(|number| {
+                let (cache, wasm, start) = (&cache, &wasm, &start);
+                scope.spawn(move || {
+                    let (engine, cache) = (Engine::new().unwrap(), Cache::open(cache).unwrap());
+                    start.wait();
+                    let origin = match number % 2 {
+                        0 => engine.load(wasm, Some(&cache)).unwrap().origin,
+                        _ => engine.prepare(wasm, Some(&cache)).unwrap().origin,
+                    };
+                    !matches!(origin, Origin::Cache)
+                })
+            })
+            .collect();
+        let origins = starting.into_iter().map(|thread| thread.join().unwrap());
+        origins.filter(|compiled| *compiled).count()
+    });
+    assert_eq!(compiled, 1);
 }
 
 #[test]
@@ -242,7 +269,7 @@ fn what_cannot_run_is_told_before_it_is_stored() {
         engine.prepare(&wasm, Some(&cache)).unwrap_err();
         engine.load(&wasm, Some(&cache)).unwrap_err();
     }
-    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    assert_eq!(cached(&path), [] as [PathBuf; 0]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use cwasi_shim::{exit, signals};
 
 use crate::guests;
-use crate::runner::{Ended, Runner, Running};
+use crate::runner::{Ended, Runner, Running, cached};
 
 #[test]
 fn exit_codes_of_the_guest_are_passed_on() {
@@ -185,7 +185,7 @@ fn cache_that_others_could_write_is_not_used() {
 
     fs::set_permissions(&cache, fs::Permissions::from_mode(0o700)).unwrap();
     runner.run_plain().expect_quiet(3);
-    assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
+    assert_eq!(cached(&cache).len(), 1);
     match chown(&cache, Some(65534), None) {
         Ok(()) => runner.run_plain().expect_line(3, "belongs to user 65534"),
         Err(error) => eprintln!("skipped: chown: {error}"),
@@ -196,12 +196,7 @@ fn cache_that_others_could_write_is_not_used() {
 fn changed_cache_entry_is_told_and_replaced() {
     let runner = Runner::new(&guests::exits(3));
     runner.run_plain().expect_quiet(3);
-    let entry = fs::read_dir(runner.dir.path().join("cache"))
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let entry = cached(&runner.dir.path().join("cache")).remove(0);
     let mut bytes = fs::read(&entry).unwrap();
     bytes[5000] ^= 1;
     fs::write(&entry, bytes).unwrap();

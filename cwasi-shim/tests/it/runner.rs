@@ -11,6 +11,14 @@ use nix::unistd::Pid;
 
 use crate::functions::prebuilt;
 
+/// The compiled programs in the directory of a cache.
+pub(crate) fn cached(dir: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cwasm"))
+        .collect()
+}
+
 /// A component in a directory of its own, beside its cache.
 pub(crate) struct Runner {
     pub(crate) dir: tempfile::TempDir,
