@@ -5,7 +5,9 @@ use std::time::Duration;
 use cwasi_testnode::cri::{State, Stream};
 use cwasi_testnode::functions::is_alive;
 use cwasi_testnode::images::Form;
-use cwasi_testnode::{Container, ContainerSpec, Node, Pod, PodSpec, Result, node_tests, testing, wait};
+use cwasi_testnode::{
+    Container, ContainerSpec, Error, Node, Pod, PodSpec, Result, node_tests, testing, wait,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -16,6 +18,7 @@ node_tests!(
     an_agent_that_hangs_holds_nobody_up,
     pods_outlive_containerd,
     what_a_killed_shim_leaves_is_cleaned_up,
+    starts_that_are_given_up_leave_nothing,
 );
 
 /// A stream between two pods, which ends when it is killed, or its sink is.
@@ -233,5 +236,40 @@ fn what_a_killed_shim_leaves_is_cleaned_up(node: &Node) -> Result<()> {
         .filter(|thing| thing.contains(&id))
         .collect();
     assert_eq!(left, [] as [String; 0]);
+    Ok(())
+}
+
+/// As a kubelet does whose deadline passes on a busy node: containerd deletes what the shim may still be making.
+fn starts_that_are_given_up_leave_nothing(node: &Node) -> Result<()> {
+    node.start_agent()?;
+    let image = node.import_function("inspect", Form::Rootfs)?;
+    let mut given_up = 0;
+    for round in 0..30 {
+        let pod = node.pod(&PodSpec::new(&format!("given-up-{round}")))?;
+        let spec = ContainerSpec::new("inspect", &image).args(["--sleep", "1000"]);
+        // Somewhere in what takes some tens of milliseconds.
+        match pod
+            .create(&spec)?
+            .start_within(Duration::from_millis(3 + 2 * round))
+        {
+            Ok(()) => {}
+            Err(Error::Timeout { .. }) => given_up += 1,
+            Err(error) => return Err(error),
+        }
+        // containerd refuses while it still starts a container; a kubelet comes back.
+        wait::until("the pod is removed", || {
+            match node
+                .cri()
+                .stop_pod(pod.id())
+                .and_then(|()| node.cri().remove_pod(pod.id()))
+            {
+                Err(Error::Cri { .. }) => Ok(None),
+                removed => removed.map(Some),
+            }
+        })?;
+    }
+    assert!(given_up > 0, "each start was quicker than its deadline");
+    node.settle()?;
+    assert_eq!(node.agent().functions()?.len(), 0);
     Ok(())
 }

@@ -13,7 +13,7 @@
 //! - [`leaf`]: the cgroup v2 leaf of a guest, on pure and on hybrid hosts.
 //! - [`function`]: a guest as a function of the node's agent.
 //! - [`embed`]: pods whose guests run in one process.
-//! - [`task`]: the life of a container.
+//! - [`task`]: the life of a container; `tasks`: those of a shim.
 //! - `service`: what containerd asks of the containers of a shim; `events` and `logger`: what it is told of them.
 //! - [`remains`]: what a shim that was killed left.
 //! - [`main`]: the command line.
@@ -34,6 +34,7 @@ mod pidfd;
 pub mod remains;
 mod service;
 pub mod task;
+mod tasks;
 pub mod workload;
 
 pub use error::ShimError;

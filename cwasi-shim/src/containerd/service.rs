@@ -3,11 +3,10 @@
 //! containerd-shimkit has such a service, but it does not answer `Pids`: containerd (1.7, 2.x) takes a shim that does not for
 //! a leaked one when it starts again, and ends it with its containers.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use containerd_shim::api::{
     ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse,
@@ -30,6 +29,7 @@ use super::error::ShimError;
 use super::events::Events;
 use super::leaf;
 use super::task::{State, Task, TaskSpec};
+use super::tasks::Tasks;
 
 /// The containers of one shim.
 pub(super) struct Service {
@@ -38,7 +38,7 @@ pub(super) struct Service {
     events: Arc<Events>,
     exit: Arc<ExitSignal>,
     embedding: Arc<Embedding>,
-    tasks: RwLock<HashMap<String, Arc<Task>>>,
+    tasks: Tasks<Task>,
 }
 
 impl Service {
@@ -49,7 +49,7 @@ impl Service {
             containerd,
             events: Arc::new(events),
             exit,
-            tasks: RwLock::default(),
+            tasks: Tasks::new(),
         }
     }
 
@@ -58,10 +58,8 @@ impl Service {
         if !exec_id.is_empty() {
             return Err(ShimError::Unsupported("exec"));
         }
-        let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
-        tasks
+        self.tasks
             .get(id)
-            .cloned()
             .ok_or_else(|| ShimError::NotFound(id.to_owned()))
     }
 
@@ -72,9 +70,10 @@ impl Service {
         if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
             return Err(ShimError::Unsupported("a checkpoint"));
         }
-        if self.task(&request.id, "").is_ok() {
-            return Err(ShimError::Exists(request.id));
-        }
+        let creation = self
+            .tasks
+            .create(&request.id)
+            .ok_or_else(|| ShimError::Exists(request.id.clone()))?;
         leaf::anticipate_move();
         let bundle = Bundle::load(Path::new(&request.bundle))?;
         mount(&request.rootfs, &bundle.rootfs()?)?;
@@ -102,9 +101,7 @@ impl Service {
             });
         })?;
         let pid = task.pid();
-        let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
-        tasks.insert(request.id.clone(), task);
-        drop(tasks);
+        creation.finish(task);
         self.events.send(&TaskCreate {
             container_id: request.id,
             bundle: request.bundle,
@@ -123,11 +120,16 @@ impl Service {
     }
 
     fn delete_task(&self, id: &str, exec_id: &str) -> Result<DeleteResponse, ShimError> {
-        let task = self.task(id, exec_id)?;
+        if !exec_id.is_empty() {
+            return Err(ShimError::Unsupported("exec"));
+        }
+        let removal = self
+            .tasks
+            .remove(id)
+            .ok_or_else(|| ShimError::NotFound(id.to_owned()))?;
+        let task = Arc::clone(&removal.task);
         let exit = task.delete()?;
-        let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
-        tasks.remove(id);
-        drop(tasks);
+        removal.finish();
         self.events.send(&TaskDelete {
             container_id: id.to_owned(),
             pid: task.pid(),
@@ -258,9 +260,8 @@ impl TaskService for Service {
     }
 
     fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> TtrpcResult<Empty> {
-        let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
         // The other containers of a pod still need the shim.
-        if tasks.is_empty() {
+        if self.tasks.are_over() {
             self.exit.signal();
         }
         Ok(Empty::new())

@@ -61,13 +61,21 @@ impl<'n> Container<'n> {
     /// # Errors
     /// The shim cannot.
     pub fn start(&self) -> Result<()> {
+        self.start_within(LONG)
+    }
+
+    /// [`Container::start`], given up `after` a while, as a kubelet's deadline does.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`]; see there.
+    pub fn start_within(&self, after: Duration) -> Result<()> {
         let mut client = self.node.cri().runtime();
         let request = proto::StartContainerRequest {
             container_id: self.id.clone(),
         };
         self.node
             .cri()
-            .call("StartContainer", client.start_container(request))
+            .call_within(after, "StartContainer", client.start_container(request))
             .map(drop)
     }
 
