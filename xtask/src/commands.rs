@@ -8,6 +8,7 @@ pub mod demo;
 pub mod examples;
 pub mod images;
 pub mod lint;
+pub mod manifests;
 pub mod metrics;
 pub mod test;
 
@@ -32,6 +33,7 @@ enum Command {
     Examples(examples::Args),
     Images(images::Args),
     Lint(lint::Args),
+    Manifests(manifests::Args),
     Metrics(metrics::Args),
     Test(test::Args),
 }
@@ -51,6 +53,7 @@ impl Cli {
             Command::Examples(args) => examples::run(&args),
             Command::Images(args) => images::run(&args),
             Command::Lint(args) => lint::run(&args),
+            Command::Manifests(args) => manifests::run(&args),
             Command::Metrics(args) => metrics::run(&args),
             Command::Test(args) => test::run(&args),
         }

@@ -3,7 +3,8 @@
 //! One module per command under [`commands`]; the other modules are what the commands share: where things
 //! live ([`paths`]), how programs are run ([`process`]), how the pinned build tools are had ([`toolchain`],
 //! [`rust_src`], [`bpf_linker`], [`cargo_tool`], [`wasi`], [`debian`]), what a machine must have installed ([`apt`]), container
-//! images ([`images`]) and what the pages of the documentation say of each other ([`links`]).
+//! images ([`images`]), the tools of Kubernetes ([`kubernetes`], [`pypi`]) and what the pages of the documentation say of each
+//! other ([`links`]).
 
 pub mod apt;
 pub mod bpf_linker;
@@ -17,12 +18,14 @@ pub mod error;
 pub mod features;
 pub mod hosts;
 pub mod images;
+pub mod kubernetes;
 pub mod leftovers;
 pub mod links;
 pub mod markdown;
 pub mod paths;
 pub mod process;
 pub mod progress;
+pub mod pypi;
 pub mod rust_src;
 pub mod rustc_wrapper;
 pub mod toolchain;

@@ -1,7 +1,7 @@
 //! `lint`: formatting, clippy, documentation, generated pages, the book and registry host names, over every workspace of the repository.
 
 use crate::ebpf::Ebpf;
-use crate::{Error, Result, apt, features, hosts, paths, process};
+use crate::{Error, Result, apt, features, hosts, paths, process, pypi};
 use std::path::Path;
 use std::process::Command;
 
@@ -22,6 +22,7 @@ const WORKSPACES: [&str; 4] = ["", "cwasi-ebpf", "bench/functions", "examples/fu
 pub fn run(_args: &Args) -> Result<()> {
     if apt::can_install() {
         apt::install_missing(&features::PACKAGES)?;
+        pypi::install_pip()?;
     }
     let mut failed = Vec::new();
     let mut check = |name: &str, result: Result<()>| {
@@ -64,6 +65,7 @@ pub fn run(_args: &Args) -> Result<()> {
     check("doc bench/functions", process::run(&mut doc));
     check("metrics", super::metrics::check());
     check("book", super::book::check());
+    check("manifests", manifests());
     check("host names", host_names());
     if failed.is_empty() {
         Ok(())
@@ -92,6 +94,16 @@ fn clippy_ebpf() -> Result<()> {
             Ok(())
         }
         Err(error) => Err(error),
+    }
+}
+
+fn manifests() -> Result<()> {
+    match super::manifests::check() {
+        Err(reason @ Error::Missing { .. }) => {
+            println!("skipped: manifests: {reason}");
+            Ok(())
+        }
+        result => result,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::FileContext;
 use crate::leftovers::{Leftovers, mount_points};
-use crate::{Error, Result, apt, features, paths, process};
+use crate::{Error, Result, apt, features, paths, process, pypi};
 use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::path::PathBuf;
@@ -80,6 +80,7 @@ pub(super) fn prepare() -> Result<()> {
     }
     if apt::can_install() {
         apt::install_missing(&[&PACKAGES[..], &features::PACKAGES].concat())?;
+        pypi::install_pip()?;
     }
     let mounts = fs::read_to_string("/proc/mounts").file("read", "/proc/mounts")?;
     if !mount_points(&mounts, "bpf").contains(&PathBuf::from(BPFFS)) {
