@@ -30,8 +30,12 @@ pub fn run(command: &mut Command) -> Result<String, String> {
 /// What Helm says.
 pub fn chart(tools: &Tools, values: &str, release: &str) -> Result<Vec<Value>, String> {
     let mut helm = tools.helm();
-    helm.args(["template", "cwasi", manifests::CHART])
-        .args(["--namespace", "cwasi-system", "--kube-version", release]);
+    helm.args(["template", "cwasi", manifests::CHART]).args([
+        "--namespace",
+        "cwasi-system",
+        "--kube-version",
+        release,
+    ]);
     if !values.is_empty() {
         helm.args(["--set", values]);
     }

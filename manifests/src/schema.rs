@@ -59,6 +59,10 @@ impl Schemas {
             jsonschema::validator_for(&schema).expect("a schema of Kubernetes")
         });
         let faults = validator.iter_errors(object);
-        Some(faults.map(|fault| format!("{}: {fault}", fault.instance_path())).collect())
+        Some(
+            faults
+                .map(|fault| format!("{}: {fault}", fault.instance_path()))
+                .collect(),
+        )
     }
 }

@@ -84,11 +84,16 @@ fn schemas_find_faults() {
     let tools = tools!();
     let mut schemas = Schemas::of(RELEASES[2]).expect("they are of the index that the tools are of");
     let objects = chart(&tools, "", RELEASES[2]).expect("the chart renders");
-    let mut wrong = find(&objects, "DaemonSet", "cwasi-agent").expect("the agent").clone();
+    let mut wrong = find(&objects, "DaemonSet", "cwasi-agent")
+        .expect("the agent")
+        .clone();
     wrong["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = json!({});
     wrong["spec"]["template"]["spec"]["hostPID"] = json!("no");
     let faults = schemas.faults(&wrong).expect("a kind of Kubernetes");
-    assert!(faults.iter().any(|fault| fault.contains("readynessProbe")), "{faults:?}");
+    assert!(
+        faults.iter().any(|fault| fault.contains("readynessProbe")),
+        "{faults:?}"
+    );
     assert!(faults.iter().any(|fault| fault.contains("hostPID")), "{faults:?}");
 }
 
@@ -116,7 +121,8 @@ fn kustomizations_build_and_fit_the_schemas() {
     assert_eq!(foreign.len(), 2, "{foreign:?}");
     assert_eq!(agent(&objects)["image"], "ghcr.io/cwasi/cwasi-agent:other");
     assert!(objects.iter().all(|object| {
-        matches!(object["kind"].as_str(), Some("Namespace" | "RuntimeClass")) || object["metadata"]["namespace"] == "elsewhere"
+        matches!(object["kind"].as_str(), Some("Namespace" | "RuntimeClass"))
+            || object["metadata"]["namespace"] == "elsewhere"
     }));
 }
 
@@ -130,7 +136,9 @@ fn kustomizations_are_what_the_chart_renders() {
         for object in objects.iter_mut() {
             for labels in ["/metadata/labels", "/spec/template/metadata/labels"] {
                 if let Some(labels) = object.pointer_mut(labels).and_then(Value::as_object_mut) {
-                    labels.retain(|label, _| !matches!(label.as_str(), "app.kubernetes.io/managed-by" | "helm.sh/chart"));
+                    labels.retain(|label, _| {
+                        !matches!(label.as_str(), "app.kubernetes.io/managed-by" | "helm.sh/chart")
+                    });
                 }
             }
         }
@@ -140,7 +148,12 @@ fn kustomizations_are_what_the_chart_renders() {
     plain(&mut chart);
     assert_eq!(base.len(), chart.len());
     for (base, chart) in base.iter().zip(&chart) {
-        assert!(base == chart, "{} {} differs", base["kind"], base["metadata"]["name"]);
+        assert!(
+            base == chart,
+            "{} {} differs",
+            base["kind"],
+            base["metadata"]["name"]
+        );
     }
 }
 
@@ -191,7 +204,10 @@ fn the_schema_of_values_has_what_the_values_have() {
             let named = &place["properties"][key];
             if named.is_null() {
                 // Labels and the like: any key may be there.
-                assert!(place["additionalProperties"].is_object() || place.get("oneOf").is_some(), "{path}");
+                assert!(
+                    place["additionalProperties"].is_object() || place.get("oneOf").is_some(),
+                    "{path}"
+                );
                 break;
             }
             place = named;
@@ -220,7 +236,11 @@ fn what_the_agent_is_told_is_what_it_understands() {
         let pods = objects.iter().map(|object| &object["spec"]["template"]["spec"]);
         let containers = pods.flat_map(|pod| [&pod["initContainers"], &pod["containers"]]);
         let containers = containers.filter_map(Value::as_array).flatten();
-        for container in containers.filter(|container| container["image"].as_str().is_some_and(|image| image.contains("cwasi-agent"))) {
+        for container in containers.filter(|container| {
+            container["image"]
+                .as_str()
+                .is_some_and(|image| image.contains("cwasi-agent"))
+        }) {
             for variable in container["env"].as_array().into_iter().flatten() {
                 let name = variable["name"].as_str().expect("a name");
                 assert!(known.contains(name), "{name} of {}", container["name"]);
@@ -246,7 +266,10 @@ fn the_chart_has_the_version_of_the_programs() {
 fn defaults_ask_for_no_more_than_they_need() {
     let tools = tools!();
     let objects = chart(&tools, "", RELEASES[2]).expect("the chart renders");
-    let kinds: BTreeSet<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+    let kinds: BTreeSet<&str> = objects
+        .iter()
+        .filter_map(|object| object["kind"].as_str())
+        .collect();
     // Neither a Role nor a binding, and nothing that needs a CRD.
     assert_eq!(
         kinds,
@@ -265,7 +288,10 @@ fn defaults_ask_for_no_more_than_they_need() {
         for container in all.into_iter().filter_map(Value::as_array).flatten() {
             let context = &container["securityContext"];
             assert_eq!(context["readOnlyRootFilesystem"], true, "{container}");
-            assert!(container["resources"]["limits"]["memory"].is_string(), "{container}");
+            assert!(
+                container["resources"]["limits"]["memory"].is_string(),
+                "{container}"
+            );
             // Only what mounts for others is privileged, and only until it has.
             if container["name"] == "prepare" {
                 assert_eq!(context["privileged"], true);
@@ -279,17 +305,33 @@ fn defaults_ask_for_no_more_than_they_need() {
     }
     let agent = agent(&objects);
     assert_eq!(agent["securityContext"]["runAsNonRoot"], true);
-    assert_eq!(agent["securityContext"]["capabilities"]["add"], json!(["BPF", "NET_ADMIN", "PERFMON"]));
+    assert_eq!(
+        agent["securityContext"]["capabilities"]["add"],
+        json!(["BPF", "NET_ADMIN", "PERFMON"])
+    );
     assert_eq!(agent["ports"][0]["name"], "metrics");
-    assert_eq!(agent["livenessProbe"]["httpGet"], json!({"path": "/healthz", "port": "metrics"}));
-    assert_eq!(agent["readinessProbe"]["httpGet"], json!({"path": "/readyz", "port": "metrics"}));
+    assert_eq!(
+        agent["livenessProbe"]["httpGet"],
+        json!({"path": "/healthz", "port": "metrics"})
+    );
+    assert_eq!(
+        agent["readinessProbe"]["httpGet"],
+        json!({"path": "/readyz", "port": "metrics"})
+    );
     let class = find(&objects, "RuntimeClass", "cwasi").expect("the runtime class");
     assert_eq!(class["handler"], "cwasi");
-    let installer = &find(&objects, "DaemonSet", "cwasi-installer").expect("the installer")["spec"]["template"]["spec"];
-    assert_eq!(class["scheduling"]["nodeSelector"], installer["nodeSelector"], "pods go where the handler is");
+    let installer =
+        &find(&objects, "DaemonSet", "cwasi-installer").expect("the installer")["spec"]["template"]["spec"];
+    assert_eq!(
+        class["scheduling"]["nodeSelector"], installer["nodeSelector"],
+        "pods go where the handler is"
+    );
     assert!(class["overhead"]["podFixed"]["memory"].is_string());
     let policy = find(&objects, "NetworkPolicy", "cwasi-agent").expect("the policy");
-    assert_eq!(policy["spec"]["ingress"][0]["ports"], json!([{"port": "metrics", "protocol": "TCP"}]));
+    assert_eq!(
+        policy["spec"]["ingress"][0]["ports"],
+        json!([{"port": "metrics", "protocol": "TCP"}])
+    );
     assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
     assert!(policy["spec"].get("egress").is_none());
 }
@@ -299,9 +341,14 @@ fn a_removal_unloads_and_uninstalls_before_it_is_ready() {
     let tools = tools!();
     let objects = chart(&tools, "uninstall=true", RELEASES[2]).expect("the chart renders");
     assert!(find(&objects, "DaemonSet", "cwasi-agent").is_none());
-    assert!(find(&objects, "RuntimeClass", "cwasi").is_none(), "no new pods of functions");
+    assert!(
+        find(&objects, "RuntimeClass", "cwasi").is_none(),
+        "no new pods of functions"
+    );
     let set = find(&objects, "DaemonSet", "cwasi-installer").expect("what removes");
-    let steps = set["spec"]["template"]["spec"]["initContainers"].as_array().expect("steps");
+    let steps = set["spec"]["template"]["spec"]["initContainers"]
+        .as_array()
+        .expect("steps");
     let steps: Vec<&Value> = steps.iter().map(|step| &step["args"][0]).collect();
     assert_eq!(steps, ["unload", "uninstall"]);
 }
@@ -309,12 +356,17 @@ fn a_removal_unloads_and_uninstalls_before_it_is_ready() {
 #[test]
 fn examples_run_in_the_runtime_class() {
     let tools = tools!();
-    let objects = kustomization(&tools, &Path::new("manifests").join("examples")).expect("the examples build");
+    let objects =
+        kustomization(&tools, &Path::new("manifests").join("examples")).expect("the examples build");
     let mut pods = 0;
     for object in &objects {
         let template = &object["spec"]["template"]["spec"];
         if template.is_object() {
-            assert_eq!(template["runtimeClassName"], "cwasi", "{}", object["metadata"]["name"]);
+            assert_eq!(
+                template["runtimeClassName"], "cwasi",
+                "{}",
+                object["metadata"]["name"]
+            );
             pods += 1;
         }
     }

@@ -93,7 +93,8 @@ impl Wheel {
     fn download(&self, work: &Path) -> Result<PathBuf> {
         let unavailable = || Error::Missing {
             what: format!("{} {} cannot be had with pip", self.name, self.version),
-            remedy: "install python3 and pip (Debian: python3-pip), and check that pip reaches its index".into(),
+            remedy: "install python3 and pip (Debian: python3-pip), and check that pip reaches its index"
+                .into(),
         };
         if !has_pip() {
             return Err(unavailable());
