@@ -219,39 +219,75 @@ fn the_schema_of_values_has_what_the_values_have() {
     }
 }
 
-#[test]
-fn what_the_agent_is_told_is_what_it_understands() {
-    let tools = tools!();
-    let cli = cwasi_agent::cli::Cli::command();
-    let run = cli.find_subcommand("run").expect("run");
-    let known: BTreeSet<String> = cli
-        .get_arguments()
-        .chain(run.get_arguments())
-        .filter_map(|argument| Some(argument.get_env()?.to_string_lossy().into_owned()))
-        .chain(["CWASI_LOG".to_owned()])
-        .collect();
-    let mut commands = BTreeSet::new();
-    for values in VARIANTS {
-        let objects = chart(&tools, values, RELEASES[2]).expect("the chart renders");
-        let pods = objects.iter().map(|object| &object["spec"]["template"]["spec"]);
-        let containers = pods.flat_map(|pod| [&pod["initContainers"], &pod["containers"]]);
-        let containers = containers.filter_map(Value::as_array).flatten();
-        for container in containers.filter(|container| {
+/// Every container of every rendering whose image is called so.
+fn containers(tools: &Tools, image: &str) -> Vec<Value> {
+    let renderings = VARIANTS
+        .iter()
+        .map(|values| chart(tools, values, RELEASES[2]).expect("the chart renders"));
+    let pods = renderings
+        .flatten()
+        .map(|object| object["spec"]["template"]["spec"].clone());
+    let containers = pods.flat_map(|pod| [pod["initContainers"].clone(), pod["containers"].clone()]);
+    let containers = containers
+        .filter_map(|containers| containers.as_array().cloned())
+        .flatten();
+    containers
+        .filter(|container| {
             container["image"]
                 .as_str()
-                .is_some_and(|image| image.contains("cwasi-agent"))
-        }) {
-            for variable in container["env"].as_array().into_iter().flatten() {
-                let name = variable["name"].as_str().expect("a name");
-                assert!(known.contains(name), "{name} of {}", container["name"]);
-            }
-            commands.insert(container["args"][0].as_str().expect("a command").to_owned());
+                .is_some_and(|name| name.contains(image))
+        })
+        .collect()
+}
+
+/// Fails when a program of the image would not understand its arguments, or an environment variable of cwasi's.
+fn understands(tools: &Tools, image: &str, cli: &clap::Command, commands: &[&str]) {
+    let mut used = BTreeSet::new();
+    for container in containers(tools, image) {
+        let arguments: Vec<&str> = container["args"]
+            .as_array()
+            .expect("arguments")
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        let parsed = cli
+            .clone()
+            .try_get_matches_from([&[image], &arguments[..]].concat());
+        assert!(parsed.is_ok(), "{arguments:?}: {:?}", parsed.err());
+        used.insert(arguments[0].to_owned());
+        let known: BTreeSet<String> = cli
+            .get_arguments()
+            // The commands of a pod share theirs.
+            .chain(cli.get_subcommands().flat_map(clap::Command::get_arguments))
+            .filter_map(|argument| Some(argument.get_env()?.to_string_lossy().into_owned()))
+            .chain(["CWASI_LOG".to_owned()])
+            .collect();
+        for variable in container["env"].as_array().into_iter().flatten() {
+            let name = variable["name"].as_str().expect("a name");
+            assert!(known.contains(name), "{name} of {}", container["name"]);
         }
     }
-    assert_eq!(commands.len(), 3, "{commands:?}");
-    for command in commands {
-        assert!(cli.find_subcommand(&command).is_some(), "cwasi-agent {command}");
-    }
+    assert_eq!(
+        used,
+        commands.iter().map(|command| (*command).to_owned()).collect()
+    );
+}
+
+#[test]
+fn what_programs_are_told_is_what_they_understand() {
+    let tools = tools!();
+    understands(
+        &tools,
+        "cwasi-agent",
+        &cwasi_agent::cli::Cli::command(),
+        &["prepare", "run", "unload"],
+    );
+    understands(
+        &tools,
+        "cwasi-installer",
+        &cwasi_installer::cli::Cli::command(),
+        &["install", "uninstall"],
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod function;
 pub mod peer;
+pub mod prometheus;
 pub mod services;
 
 use std::io::Read;

@@ -18,6 +18,11 @@ serviceAccountName: {{ .Values.serviceAccount.name }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 priorityClassName: {{ .Values.priorityClassName }}
+{{- with .Values.seLinuxOptions }}
+securityContext:
+  seLinuxOptions:
+    {{- toYaml . | nindent 4 }}
+{{- end }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
