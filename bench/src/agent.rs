@@ -3,16 +3,19 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use std::{env, fs, io};
 
 use cwasi_client::client::Client;
 use cwasi_client::protocol::{Reply, Request, Status, Traffic};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::error::{IoContext, on};
 use crate::process::Process;
 use crate::topology::{SERVICE_CIDR_V4, SERVICE_CIDR_V6};
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 /// Prefix of the directories of private agents.
 const PREFIX: &str = "cwasi-";
@@ -31,9 +34,10 @@ const START: Duration = Duration::from_secs(60);
 pub struct Agent {
     program: PathBuf,
     socket: PathBuf,
-    process: Option<Process>,
+    /// `None` for the moments between two of them.
+    process: Mutex<Option<Process>>,
     // Removed last, when nobody uses what is in them.
-    _dirs: Dirs,
+    dirs: Dirs,
 }
 
 impl Agent {
@@ -43,16 +47,27 @@ impl Agent {
     /// It cannot be started, or does not answer within a minute.
     pub fn start(program: &Path, label: &str) -> Result<Self> {
         let dirs = Dirs::create(&format!("{PREFIX}{label}-{}", process::id()))?;
-        let socket = dirs.run.join("agent.sock");
-        let mut command = Command::new(program);
+        let agent = Self {
+            program: program.to_owned(),
+            socket: dirs.run.join("agent.sock"),
+            process: Mutex::new(None),
+            dirs,
+        };
+        *agent.process() = Some(agent.launch()?);
+        Ok(agent)
+    }
+
+    /// Starts the process, and waits until it answers.
+    fn launch(&self) -> Result<Process> {
+        let mut command = Command::new(&self.program);
         command
             .arg("run")
             .arg("--socket")
-            .arg(&socket)
+            .arg(&self.socket)
             .arg("--bpffs")
-            .arg(&dirs.bpffs)
+            .arg(&self.dirs.bpffs)
             .arg("--state-dir")
-            .arg(dirs.run.join("state"))
+            .arg(self.dirs.run.join("state"))
             .args(["--metrics-addr", "127.0.0.1:0"])
             .args([
                 "--service-cidr",
@@ -61,17 +76,49 @@ impl Agent {
                 SERVICE_CIDR_V6,
             ]);
         let mut process = Process::spawn(&mut command, None)?;
-        process.wait_until("answer on its socket", START, || match Client::connect(&socket) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_no_agent() => Ok(false),
-            Err(error) => Err(error.into()),
+        process.wait_until("answer on its socket", START, || {
+            match Client::connect(&self.socket) {
+                Ok(_) => Ok(true),
+                Err(error) if error.is_no_agent() => Ok(false),
+                Err(error) => Err(error.into()),
+            }
         })?;
-        Ok(Self {
-            program: program.to_owned(),
-            socket,
-            process: Some(process),
-            _dirs: dirs,
-        })
+        Ok(process)
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Option<Pid> {
+        self.process().as_ref().and_then(Process::pid)
+    }
+
+    /// Ends the process by `signal`, and after a while starts another one in its place.
+    ///
+    /// # Errors
+    /// It does not end, or the other one does not answer.
+    pub fn replace(&self, signal: Signal, after: Duration) -> Result<()> {
+        let mut process = self.process();
+        if let Some(mut old) = process.take() {
+            old.signal(signal)?;
+            let deadline = Instant::now() + START;
+            while old.poll()?.is_none() {
+                if Instant::now() > deadline {
+                    return Err(Error::Timeout {
+                        program: old.name().to_owned(),
+                        what: "end".to_owned(),
+                        after: START,
+                    });
+                }
+                interrupt::pause(Duration::from_millis(5))?;
+            }
+        }
+        interrupt::pause(after)?;
+        *process = Some(self.launch()?);
+        Ok(())
     }
 
     /// Where it listens.
@@ -142,14 +189,14 @@ impl Agent {
     }
 
     /// Asks on a new connection: the agent closes those that are silent for long.
-    fn call(&self, request: &Request) -> Result<Reply> {
+    pub(crate) fn call(&self, request: &Request) -> Result<Reply> {
         Ok(Client::connect(&self.socket)?.call(request)?)
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let done = unload(&self.socket).and_then(|()| match self.process.take() {
+        let done = unload(&self.socket).and_then(|()| match self.process().take() {
             Some(process) => process.stop(),
             None => Ok(()),
         });

@@ -89,6 +89,19 @@ pub enum Error {
         /// How many.
         failed: usize,
     },
+    /// {broken} connections broke that nothing had broken, {wrong} of them with wrong bytes; the report says which
+    #[error(
+        "{broken} connections broke that nothing had broken, {wrong} of them with wrong bytes; the report says which"
+    )]
+    Soak {
+        /// How many.
+        broken: usize,
+        /// Those of them whose bytes were wrong.
+        wrong: usize,
+    },
+    /// left behind by the soak: {0}
+    #[error("left behind by the soak: {0}")]
+    Left(String),
     /// network namespaces need root; run this with sudo
     #[error("network namespaces need root; run this with sudo")]
     NotRoot,

@@ -171,15 +171,26 @@ impl Process {
         signal(killpg(pid, Signal::SIGKILL))
     }
 
+    /// Sends a signal to it alone.
+    pub(crate) fn signal(&self, what: Signal) -> Result<()> {
+        self.pid().map_or(Ok(()), |pid| signal(kill(pid, what)))
+    }
+
+    /// Sends a signal to it and to what it has started.
+    pub(crate) fn signal_group(&self, what: Signal) -> Result<()> {
+        self.pid().map_or(Ok(()), |pid| signal(killpg(pid, what)))
+    }
+
     /// Its process id, while it runs.
-    fn pid(&self) -> Option<Pid> {
+    pub(crate) fn pid(&self) -> Option<Pid> {
         match self.ended {
             None => i32::try_from(self.child.id()).ok().map(Pid::from_raw),
             Some(_) => None,
         }
     }
 
-    fn poll(&mut self) -> Result<Option<ExitStatus>> {
+    /// Its exit status, once it has ended.
+    pub(crate) fn poll(&mut self) -> Result<Option<ExitStatus>> {
         if self.ended.is_none() {
             self.ended = self
                 .child

@@ -10,6 +10,7 @@ pub mod images;
 pub mod lint;
 pub mod manifests;
 pub mod metrics;
+pub mod soak;
 pub mod test;
 
 use crate::Result;
@@ -35,6 +36,7 @@ enum Command {
     Lint(lint::Args),
     Manifests(manifests::Args),
     Metrics(metrics::Args),
+    Soak(soak::Args),
     Test(test::Args),
 }
 
@@ -55,6 +57,7 @@ impl Cli {
             Command::Lint(args) => lint::run(&args),
             Command::Manifests(args) => manifests::run(&args),
             Command::Metrics(args) => metrics::run(&args),
+            Command::Soak(args) => soak::run(&args),
             Command::Test(args) => test::run(&args),
         }
     }

@@ -50,7 +50,8 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(demo::run(&programs, args.output)?)
 }
 
-fn prepare() -> Result<()> {
+/// Installs what makes pods, or says what is missing.
+pub(super) fn prepare() -> Result<()> {
     if apt::can_install() {
         return apt::install_missing(&PACKAGES);
     }

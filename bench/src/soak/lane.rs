@@ -1,0 +1,121 @@
+//! Traffic over one path, one session after the other.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::faults::{self, FunctionFault};
+use super::results::{Broken, Tally, lock};
+use super::session::{Outcome, Session, Stage};
+use crate::{Result, interrupt};
+
+/// How often a session is looked at.
+const POLL: Duration = Duration::from_millis(5);
+
+/// How long a session may take: what stands still is broken, too.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// The seconds that a session shall take, from the speed of the one before.
+const SECONDS: std::ops::Range<f64> = 0.5..4.0;
+
+/// Bytes of a lane's first session, and the least and most of any.
+const FIRST: u64 = 64 << 20;
+const LEAST: u64 = 1 << 20;
+const MOST: u64 = 8 << 30;
+
+/// What talks to what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Two guests in one process.
+    Process,
+    /// Two guests in a process each.
+    Guests,
+    /// Two native programs.
+    Native,
+    /// A native function, and a peer that is none: plain TCP.
+    Network,
+    /// Requests of a native program to a guest, and their answers.
+    Requests,
+}
+
+impl Lane {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Process,
+        Self::Guests,
+        Self::Native,
+        Self::Network,
+        Self::Requests,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "guests in one process",
+            Self::Guests => "guests",
+            Self::Native => "native programs",
+            Self::Network => "plain TCP",
+            Self::Requests => "requests to a guest",
+        }
+    }
+
+    /// Runs sessions until it is `over`.
+    pub(super) fn run(
+        self,
+        stage: &Stage,
+        mut random: Rng,
+        tally: &Mutex<Tally>,
+        over: &AtomicBool,
+    ) -> Result<()> {
+        let mut amount = FIRST;
+        while !over.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            let mut session = stage.begin(self, amount, &mut random)?;
+            let hurt = accompany(&mut session, &mut random, tally)?;
+            let outcome = session.end()?;
+            let mut tally = lock(tally);
+            match outcome {
+                Outcome::Right(bytes) => {
+                    tally.right(self.name(), bytes);
+                    let speed = bytes as f64 / begun.elapsed().as_secs_f64();
+                    let seconds = SECONDS.start + random.f64() * (SECONDS.end - SECONDS.start);
+                    // Saturates, and is bounded.
+                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                    let next = (speed * seconds) as u64;
+                    amount = next.clamp(LEAST, MOST);
+                }
+                Outcome::NotBegun => tally.not_begun += 1,
+                Outcome::Broken { wrong: false, .. } if hurt => tally.ended_by_fault += 1,
+                Outcome::Broken { wrong, why } => tally.broken.push(Broken {
+                    lane: self.name(),
+                    wrong,
+                    why,
+                }),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does faults to a session until it ends; says whether one was deadly.
+fn accompany(session: &mut Session, random: &mut Rng, tally: &Mutex<Tally>) -> Result<bool> {
+    let next = |random: &mut Rng| Instant::now() + faults::milliseconds(random, 50, 3000);
+    let (begun, mut at, mut hurt) = (Instant::now(), next(random), false);
+    while !session.has_ended()? {
+        if begun.elapsed() > LONGEST {
+            session.give_up();
+            break;
+        }
+        if Instant::now() > at {
+            let fault = FunctionFault::draw(random);
+            if let Some(process) = session.any(random) {
+                fault.hit(process, random)?;
+                lock(tally).fault(fault.name());
+                hurt |= fault.is_deadly();
+            }
+            at = next(random);
+        }
+        interrupt::pause(POLL)?;
+    }
+    Ok(hurt)
+}
