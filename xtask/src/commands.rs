@@ -6,6 +6,7 @@ pub mod build_ebpf;
 pub mod build_functions;
 pub mod demo;
 pub mod examples;
+pub mod fuzz;
 pub mod images;
 pub mod lint;
 pub mod manifests;
@@ -32,6 +33,7 @@ enum Command {
     BuildFunctions(build_functions::Args),
     Demo(demo::Args),
     Examples(examples::Args),
+    Fuzz(fuzz::Args),
     Images(images::Args),
     Lint(lint::Args),
     Manifests(manifests::Args),
@@ -53,6 +55,7 @@ impl Cli {
             Command::BuildFunctions(args) => build_functions::run(&args),
             Command::Demo(args) => demo::run(&args),
             Command::Examples(args) => examples::run(&args),
+            Command::Fuzz(args) => fuzz::run(&args),
             Command::Images(args) => images::run(&args),
             Command::Lint(args) => lint::run(&args),
             Command::Manifests(args) => manifests::run(&args),

@@ -13,7 +13,13 @@ use std::process::Command;
 pub struct Args {}
 
 /// The directories with a workspace of their own, relative to the root.
-const WORKSPACES: [&str; 4] = ["", "cwasi-ebpf", "bench/functions", "examples/functions/rust"];
+const WORKSPACES: [&str; 5] = [
+    "",
+    "cwasi-ebpf",
+    "bench/functions",
+    "examples/functions/rust",
+    "fuzz",
+];
 
 /// Runs the command.
 ///
