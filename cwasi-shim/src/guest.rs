@@ -166,16 +166,26 @@ impl Guest {
     /// [`GuestError::Trap`], [`GuestError::MemoryLimit`] or [`GuestError::Start`] of a guest that runs once;
     /// [`GuestError::Listen`] and [`GuestError::Host`] of one that handles HTTP.
     pub async fn run(self) -> Result<u8, GuestError> {
+        self.run_after(|| {}).await
+    }
+
+    /// As [`Guest::run`]; `made` is called when the guest is made and its own code comes next. One that handles HTTP is made for
+    /// each request: it is called before the first.
+    ///
+    /// # Errors
+    /// Those of [`Guest::run`].
+    pub async fn run_after(self, made: impl FnOnce()) -> Result<u8, GuestError> {
         match self.kind {
             Kind::Command(command, mut store) => {
-                let ended = run_command(&command, &mut store).await;
+                let ended = run_command(&command, &mut store, made).await;
                 finish(ended, &mut store).await
             }
             Kind::Module(module, mut store) => {
-                let ended = run_module(&module, &mut store).await;
+                let ended = run_module(&module, &mut store, made).await;
                 finish(ended, &mut store).await
             }
             Kind::Proxy(server) => {
+                made();
                 let ticker = Ticker::start().map_err(no_ticks)?;
                 match server.run(ticker).await? {}
             }
@@ -187,12 +197,12 @@ impl Guest {
         match self.kind {
             Kind::Command(command, mut store) => {
                 ticker.cut(&mut store);
-                let ended = ticker.run(run_command(&command, &mut store)).await;
+                let ended = ticker.run(run_command(&command, &mut store, || {})).await;
                 finish(ended, &mut store).await
             }
             Kind::Module(module, mut store) => {
                 ticker.cut(&mut store);
-                let ended = ticker.run(run_module(&module, &mut store)).await;
+                let ended = ticker.run(run_module(&module, &mut store, || {})).await;
                 finish(ended, &mut store).await
             }
             Kind::Proxy(server) => match server.run(ticker).await? {},
@@ -212,17 +222,26 @@ async fn finish(ended: Result<u8, Failure>, store: &mut Store<GuestState>) -> Re
     ended.or_else(|failure| failure.ended(store.data()))
 }
 
-async fn run_command(command: &Command, store: &mut Store<GuestState>) -> Result<u8, Failure> {
+async fn run_command(
+    command: &Command,
+    store: &mut Store<GuestState>,
+    made: impl FnOnce(),
+) -> Result<u8, Failure> {
     let command = command
         .pre
         .instantiate_async(&mut *store)
         .await
         .map_err(Failure::start)?;
+    made();
     let ended = command.wasi_cli_run().call_run(store).await;
     Ok(u8::from(ended.map_err(Failure::run)?.is_err()))
 }
 
-async fn run_module(module: &Module, store: &mut Store<GuestState>) -> Result<u8, Failure> {
+async fn run_module(
+    module: &Module,
+    store: &mut Store<GuestState>,
+    made: impl FnOnce(),
+) -> Result<u8, Failure> {
     let instance = module
         .pre
         .instantiate_async(&mut *store)
@@ -231,6 +250,7 @@ async fn run_module(module: &Module, store: &mut Store<GuestState>) -> Result<u8
     let start = instance
         .get_typed_func::<(), ()>(&mut *store, "_start")
         .map_err(Failure::start)?;
+    made();
     start.call_async(store, ()).await.map_err(Failure::run)?;
     Ok(0)
 }

@@ -184,7 +184,7 @@ fn tls_error(error: io::Error) -> Error {
 }
 
 /// TLS as Mozilla's root certificates allow it: a guest's root filesystem rarely has any.
-fn tls() -> Result<Arc<ClientConfig>, Error> {
+pub(crate) fn tls() -> Result<Arc<ClientConfig>, Error> {
     static CONFIG: OnceLock<Result<Arc<ClientConfig>, rustls::Error>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| {
         let roots = RootCertStore {

@@ -36,6 +36,8 @@ pub struct Node {
     cgroups: Cgroups,
     namespaces: Namespaces,
     process: Mutex<Option<Process>>,
+    /// What containerd's environment has beside what it needs.
+    environment: Mutex<Vec<(String, String)>>,
     /// Ids of containers, pods' sandboxes included, that were ever made.
     containers: Mutex<Vec<String>>,
     /// What was there before the first pod.
@@ -80,6 +82,7 @@ impl Node {
             runtimes,
             cgroups,
             process: Mutex::new(None),
+            environment: Mutex::default(),
             containers: Mutex::new(Vec::new()),
             before: Mutex::new(BTreeSet::new()),
             uids: AtomicU32::new(1),
@@ -134,7 +137,8 @@ impl Node {
             .env("PATH", self.path()?)
             // Shims inherit these.
             .env("CWASI_SOCKET", self.agent.socket())
-            .env("CWASI_CACHE_DIR", self.layout.cache());
+            .env("CWASI_CACHE_DIR", self.layout.cache())
+            .envs(lock(&self.environment).clone());
         let process = Process::spawn(
             &command,
             &self.namespaces,
@@ -149,6 +153,17 @@ impl Node {
             // Not before its socket is there.
             Ok(self.cri.is_ready().unwrap_or(false).then_some(()))
         })
+    }
+
+    /// Starts containerd anew with these variables in its environment, which shims that start from now on inherit.
+    ///
+    /// # Errors
+    /// It does not end, or does not start.
+    pub fn restart_containerd_with(&self, variables: &[(&str, &str)]) -> Result<()> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        *lock(&self.environment) = variables.iter().map(owned).collect();
+        self.stop_containerd(Signal::SIGTERM)?;
+        self.start_containerd()
     }
 
     /// Ends containerd alone, as an upgrade does; pods and their shims go on.

@@ -25,6 +25,7 @@ use super::bundle::Bundle;
 use super::compile::engine;
 use super::error::{ShimError, with_causes};
 use super::executor::Executor;
+use super::trace::Mark;
 use crate::code::Code;
 
 /// libcontainer's state, in the bundle: containerd removes it with the bundle whatever happens.
@@ -68,7 +69,12 @@ pub enum Work {
     /// It executes the program that its arguments name.
     Native,
     /// It runs a guest: machine code of [`compile`](super::compile).
-    Guest(WireFd<OwnedFd>),
+    Guest {
+        /// The machine code.
+        code: WireFd<OwnedFd>,
+        /// Where it tells when the guest was made, a [`Mark`](super::trace::Mark); `None` where nobody asks.
+        mark: Option<WireFd<OwnedFd>>,
+    },
     /// It stands in for a guest in another process: a connection to that.
     StandIn(WireFd<OwnedFd>),
     /// It runs the guests of others: a connection to the shim.
@@ -157,11 +163,12 @@ where
 fn create(job: Job) -> Result<i32, WireError> {
     let (executor, shows_files) = match job.work {
         Work::Native => (Executor::native(), false),
-        Work::Guest(code) => {
+        Work::Guest { code, mark } => {
             // SAFETY: `Container::create` is given what `compile` made, by the engine of this very program.
             let code = unsafe { Code::from_file(File::from(code.into_inner())) };
             // Here, where there is a /proc, code is mapped; the container's process inherits the mapping.
-            (Executor::guest(engine()?.link(&code)?), true)
+            let mark = mark.map(|mark| Mark::from(mark.into_inner()));
+            (Executor::guest(engine()?.link(&code)?, mark), true)
         }
         Work::StandIn(process) => (Executor::stand_in(process.into_inner()), true),
         Work::Functions(shim) => (Executor::functions(shim.into_inner()), false),

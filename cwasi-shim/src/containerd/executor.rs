@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::SystemTime;
 use std::{io, process};
 
 use libcontainer::workload::default::DefaultExecutor;
@@ -17,6 +18,7 @@ use oci_spec::runtime::Spec;
 use super::bundle::guest_config;
 use super::embed::wire::Channel;
 use super::embed::{self, standin};
+use super::trace::Mark;
 use crate::guest::{Guest, GuestConfig, GuestError};
 use crate::program::{NO_SOCKETS, Program};
 use crate::{exit, sandbox, signals};
@@ -30,7 +32,7 @@ pub struct Executor {
 
 enum Work {
     Native,
-    Guest(Program),
+    Guest(Program, Option<Mark>),
     StandIn(Channel),
     Functions(OwnedFd),
 }
@@ -49,10 +51,10 @@ impl Executor {
         Self::new(Work::Native)
     }
 
-    /// Runs a guest.
+    /// Runs a guest, and tells `mark` when it was made.
     #[must_use]
-    pub fn guest(program: Program) -> Self {
-        Self::new(Work::Guest(program))
+    pub fn guest(program: Program, mark: Option<Mark>) -> Self {
+        Self::new(Work::Guest(program, mark))
     }
 
     /// Stands in for a guest of the process behind `process`.
@@ -74,8 +76,8 @@ impl LibcontainerExecutor for Executor {
         match &*self.work {
             // That the program is there is known; libcontainer's own check would also ask for a PATH, as pause images have none.
             Work::Native | Work::Functions(_) => return Ok(()),
-            Work::Guest(program) if program.imports_sockets() => log::warn!("{NO_SOCKETS}"),
-            Work::Guest(_) | Work::StandIn(_) => {}
+            Work::Guest(program, _) if program.imports_sockets() => log::warn!("{NO_SOCKETS}"),
+            Work::Guest(..) | Work::StandIn(_) => {}
         }
         let config = guest_config(spec)
             .map_err(|error| ExecutorValidationError::ArgValidationError(error.to_string()))?;
@@ -88,7 +90,7 @@ impl LibcontainerExecutor for Executor {
         match &*self.work {
             Work::Native => DefaultExecutor {}.setup_envs(envs),
             // A guest has its variables from the specification; this process's own would only be in the way.
-            Work::Guest(_) | Work::StandIn(_) | Work::Functions(_) => Ok(()),
+            Work::Guest(..) | Work::StandIn(_) | Work::Functions(_) => Ok(()),
         }
     }
 
@@ -107,7 +109,7 @@ impl LibcontainerExecutor for Executor {
                 reset.map_err(|errno| other(&format_args!("signal(SIGPIPE): {errno}")))?;
                 return DefaultExecutor {}.exec(spec);
             }
-            Work::Guest(program) => ended(run(program, config()?)),
+            Work::Guest(program, mark) => ended(run(program, config()?, mark.as_ref())),
             Work::StandIn(process) => {
                 let config = config()?;
                 ended(end_by_signal().map(|()| standin::run(process, spec, config)))
@@ -146,11 +148,16 @@ fn end_by_signal() -> Result<(), GuestError> {
     .map_err(|error| GuestError::Start(error.to_string()))
 }
 
-fn run(program: &Program, config: &GuestConfig) -> Result<u8, GuestError> {
+fn run(program: &Program, config: &GuestConfig, mark: Option<&Mark>) -> Result<u8, GuestError> {
+    let began = SystemTime::now();
     end_by_signal()?;
     let guest = Guest::new(program, config)?;
     let runtime = sandbox::runtime().map_err(|error| GuestError::Start(error.to_string()))?;
-    let ended = runtime.block_on(guest.run());
+    let ended = runtime.block_on(guest.run_after(|| {
+        if let Some(mark) = mark {
+            mark.instantiated(began);
+        }
+    }));
     // A name lookup that still runs must not hold the end up.
     runtime.shutdown_background();
     ended

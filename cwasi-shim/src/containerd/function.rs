@@ -41,13 +41,14 @@ impl Function {
     }
 
     /// Announces the function, and registers it where an agent answers soon enough. Without one the guest runs all the same;
-    /// the agent registers what is announced when it comes.
-    pub fn begin(&self, spec: &FunctionSpec) {
+    /// the agent registers what is announced when it comes. Gives whether its connections are accelerated by now.
+    pub fn begin(&self, spec: &FunctionSpec) -> bool {
         if let Err(error) = Announcements::beside(&self.socket).put(&self.key, spec) {
             log::warn!("an agent that comes later will not know {}: {error}", spec.name);
         }
         let registered =
             Client::connect_timeout(&self.socket, AGENT_TIMEOUT).and_then(|mut client| client.register(spec));
+        let accelerated = matches!(&registered, Ok(registered) if registered.accelerated);
         match registered {
             Ok(registered) => match registered.reason {
                 None => log::info!("function {}: {}/{}", registered.id, spec.namespace, spec.name),
@@ -64,6 +65,7 @@ impl Function {
             }
             Err(error) => log::warn!("{}/{} stays on TCP: {error}", spec.namespace, spec.name),
         }
+        accelerated
     }
 
     /// Takes the function back. One that is not known is no error.
@@ -89,6 +91,7 @@ impl Function {
 pub struct Enrolled {
     leaf: Leaf,
     function: Function,
+    accelerated: bool,
 }
 
 impl Enrolled {
@@ -106,8 +109,18 @@ impl Enrolled {
             .ok()?;
         let key = key(bundle, containerd_namespace, id);
         let function = Function::new(agent_socket(), key, leaf.path().to_owned());
-        function.begin(&describe(leaf.path()));
-        Some(Self { leaf, function })
+        let accelerated = function.begin(&describe(leaf.path()));
+        Some(Self {
+            leaf,
+            function,
+            accelerated,
+        })
+    }
+
+    /// Whether its connections were accelerated from its beginning.
+    #[must_use]
+    pub const fn accelerated(&self) -> bool {
+        self.accelerated
     }
 
     /// The leaf.

@@ -19,7 +19,7 @@ use super::bundle::Bundle;
 use super::error::ShimError;
 use super::events::Events;
 use super::service::Service;
-use super::{RUNTIME, logger, remains};
+use super::{RUNTIME, logger, remains, trace};
 use crate::exit;
 
 /// Where containerd's shims find its event service.
@@ -182,6 +182,7 @@ impl ContainerdShim for Shim {
             thread::sleep(SHUTDOWN_TIMEOUT);
             process::exit(0);
         });
+        trace::end();
         // containerd-shim does it, too, but looks the path up in a bundle that containerd may have removed by then.
         if let Some(socket) = &self.socket {
             let _ = fs::remove_file(socket);

@@ -15,6 +15,7 @@
 //! - [`embed`]: pods whose guests run in one process.
 //! - [`task`]: the life of a container; `tasks`: those of a shim.
 //! - `service`: what containerd asks of the containers of a shim; `events` and `logger`: what it is told of them.
+//! - [`trace`]: how long the stages of a start took, for a collector of traces.
 //! - [`remains`]: what a shim that was killed left.
 //! - [`main`]: the command line.
 
@@ -35,6 +36,7 @@ pub mod remains;
 mod service;
 pub mod task;
 mod tasks;
+pub mod trace;
 pub mod workload;
 
 pub use error::ShimError;

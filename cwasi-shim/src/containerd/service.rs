@@ -30,6 +30,7 @@ use super::events::Events;
 use super::leaf;
 use super::task::{State, Task, TaskSpec};
 use super::tasks::Tasks;
+use super::trace::Span;
 
 /// The containers of one shim.
 pub(super) struct Service {
@@ -63,7 +64,7 @@ impl Service {
             .ok_or_else(|| ShimError::NotFound(id.to_owned()))
     }
 
-    fn create_task(&self, request: CreateTaskRequest) -> Result<u32, ShimError> {
+    fn create_task(&self, request: CreateTaskRequest, span: &Span) -> Result<u32, ShimError> {
         if request.terminal {
             return Err(ShimError::Unsupported("a terminal"));
         }
@@ -90,7 +91,7 @@ impl Service {
             stdio,
         };
         let (events, id) = (Arc::clone(&self.events), request.id.clone());
-        let task = Task::create(spec, &self.embedding, move |task, exit| {
+        let task = Task::create(spec, &self.embedding, span, move |task, exit| {
             events.send(&TaskExit {
                 container_id: id.clone(),
                 id,
@@ -157,16 +158,22 @@ impl Service {
 }
 
 impl TaskService for Service {
-    fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> TtrpcResult<CreateTaskResponse> {
+    fn create(&self, call: &TtrpcContext, request: CreateTaskRequest) -> TtrpcResult<CreateTaskResponse> {
+        let span = Span::of_call("cwasi.create", &call.metadata, None);
+        let created = self.create_task(request, &span);
+        if let Err(error) = &created {
+            span.failed(error);
+        }
         Ok(CreateTaskResponse {
-            pid: self.create_task(request)?,
+            pid: created?,
             ..Default::default()
         })
     }
 
-    fn start(&self, _: &TtrpcContext, request: StartRequest) -> TtrpcResult<StartResponse> {
+    fn start(&self, call: &TtrpcContext, request: StartRequest) -> TtrpcResult<StartResponse> {
         let task = self.task(&request.id, &request.exec_id)?;
-        let pid = task.start(|pid| {
+        let span = Span::of_call("cwasi.start", &call.metadata, task.created());
+        let pid = task.start(span, |pid| {
             self.events.send(&TaskStart {
                 container_id: request.id.clone(),
                 pid,

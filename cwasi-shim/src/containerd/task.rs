@@ -10,6 +10,7 @@ use std::time::Duration;
 use containerd_shim::protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim::util::timestamp;
 use oci_spec::runtime::LinuxResources;
+use opentelemetry::trace::SpanContext;
 
 use super::bundle::{Bundle, guest_config};
 use super::compile::{compile, warm_up};
@@ -19,6 +20,7 @@ use super::embed::{Embedding, Membership};
 use super::error::ShimError;
 use super::function::{Enrolled, describe};
 use super::pidfd::{PidFd, Reaped};
+use super::trace::{Marked, Span, marks};
 use super::workload::Workload;
 use crate::exit;
 
@@ -79,6 +81,10 @@ pub struct Task {
     enrolled: Option<Enrolled>,
     /// What only a guest has that shares a process.
     membership: Option<Membership>,
+    /// Where its guest tells when it was made, until it starts.
+    marked: Mutex<Option<Marked>>,
+    /// The span of its creation.
+    created: Option<SpanContext>,
     state: Mutex<State>,
     changed: Condvar,
     /// Held while the container starts: containerd hears of the start before it hears of the end.
@@ -86,10 +92,22 @@ pub struct Task {
 }
 
 /// Machine code for a guest that was found, and that shares its thread or does not.
-fn machine_code(spec: &TaskSpec, name: &str, wasm: File, shared: bool) -> Result<File, ShimError> {
+fn machine_code(
+    spec: &TaskSpec,
+    name: &str,
+    wasm: File,
+    shared: bool,
+    span: &Span,
+) -> Result<File, ShimError> {
     // Bad annotations are told before anything is compiled.
     guest_config(&spec.bundle.spec)?;
-    let compiled = compile(name, wasm, shared)?;
+    let compiled = span.during("cwasi.compile", |span| {
+        span.set_some("cwasi.wasm.bytes", || length(&wasm));
+        let compiled = compile(name, wasm, shared)?;
+        span.set("cwasi.cache.hit", || compiled.cached);
+        span.set_some("cwasi.code.bytes", || length(&compiled.code));
+        Ok::<_, ShimError>(compiled)
+    })?;
     for error in &compiled.cache_errors {
         log::warn!("{name}: {error}");
     }
@@ -102,6 +120,41 @@ fn machine_code(spec: &TaskSpec, name: &str, wasm: File, shared: bool) -> Result
     Ok(compiled.code)
 }
 
+/// Says whose span it is, in the words of OpenTelemetry's conventions.
+fn describe_to(span: &Span, spec: &TaskSpec) {
+    if !span.is_recorded() {
+        return;
+    }
+    let bundle = &spec.bundle;
+    let pod = bundle.pod();
+    let owned = |value: Option<&str>| value.map(str::to_owned);
+    span.set("container.id", || spec.id.clone());
+    span.set("containerd.namespace", || spec.namespace.clone());
+    span.set("cwasi.sandbox", || bundle.is_sandbox());
+    span.set_some("cwasi.sandbox.id", || owned(bundle.sandbox_id()));
+    span.set_some("k8s.container.name", || owned(bundle.container_name()));
+    span.set_some("k8s.pod.name", || pod.name);
+    span.set_some("k8s.namespace.name", || pod.namespace);
+    span.set_some("k8s.pod.uid", || pod.uid);
+}
+
+/// Length of a file, for a span.
+fn length(file: &File) -> Option<i64> {
+    file.metadata().ok()?.len().try_into().ok()
+}
+
+/// Finds out what a container runs.
+fn find(spec: &TaskSpec, span: &Span) -> Result<Workload, ShimError> {
+    span.during("cwasi.image", |span| {
+        let found = Workload::find(&spec.bundle, &spec.id, &spec.containerd, &spec.namespace)?;
+        if let Workload::Guest { name, wasm } = &found {
+            span.set("cwasi.wasm.name", || name.clone());
+            span.set_some("cwasi.wasm.bytes", || length(wasm));
+        }
+        Ok(found)
+    })
+}
+
 impl Task {
     /// Creates the container. `ended` is called once, with the end of a container that was started.
     ///
@@ -110,25 +163,42 @@ impl Task {
     pub fn create(
         spec: TaskSpec,
         embedding: &Arc<Embedding>,
+        span: &Span,
         ended: impl FnOnce(&Self, &Exit) + Send + 'static,
     ) -> Result<Arc<Self>, ShimError> {
         let bundle = &spec.bundle;
-        let mut membership = None;
-        let work = match Workload::find(bundle, &spec.id, &spec.containerd, &spec.namespace)? {
+        describe_to(span, &spec);
+        let (mut membership, mut marked) = (None, None);
+        let work = match find(&spec, span)? {
             Workload::Native => Work::Native,
             Workload::Guest { name, wasm } if embedding.applies(bundle)? => {
-                let code = machine_code(&spec, &name, wasm, true)?;
-                let (joined, stand_in) = embedding.join(&spec.id, bundle, &code)?;
+                let code = machine_code(&spec, &name, wasm, true, span)?;
+                let (joined, stand_in) =
+                    span.during("cwasi.embed", |_| embedding.join(&spec.id, bundle, &code))?;
                 membership = Some(joined);
                 Work::StandIn(OwnedFd::from(stand_in).into())
             }
             Workload::Guest { name, wasm } => {
-                let code = machine_code(&spec, &name, wasm, false)?;
-                Work::Guest(OwnedFd::from(code).into())
+                let code = machine_code(&spec, &name, wasm, false, span)?;
+                let mark = if span.is_recorded() {
+                    marks().map_err(|error| log::warn!("{}: {error}", spec.id)).ok()
+                } else {
+                    None
+                };
+                let (read, mark) = mark.unzip();
+                marked = read;
+                Work::Guest {
+                    code: OwnedFd::from(code).into(),
+                    mark: mark.map(|mark| OwnedFd::from(mark).into()),
+                }
             }
         };
-        let has_own_process = matches!(work, Work::Guest(_));
-        let container = Container::create(&spec.id, bundle, &spec.stdio, work)?;
+        let has_own_process = matches!(work, Work::Guest { .. });
+        let container = span.during("cwasi.container", |span| {
+            let container = Container::create(&spec.id, bundle, &spec.stdio, work)?;
+            span.set("process.pid", || i64::from(container.pid));
+            Ok::<_, ShimError>(container)
+        })?;
         let watched = PidFd::open(container.pid);
         let (process, reaped) = match watched {
             Ok(watched) => watched,
@@ -138,10 +208,15 @@ impl Task {
             }
         };
         let enrolled = has_own_process.then(|| {
+            let stage = span.child("cwasi.enrol");
             let pid = container.pid.unsigned_abs();
-            Enrolled::begin(pid, &bundle.dir, &spec.namespace, &spec.id, |cgroup| {
+            let enrolled = Enrolled::begin(pid, &bundle.dir, &spec.namespace, &spec.id, |cgroup| {
                 describe(bundle, &spec.namespace, &spec.id, pid, cgroup)
-            })
+            });
+            stage.set("cwasi.accelerated", || {
+                enrolled.as_ref().is_some_and(Enrolled::accelerated)
+            });
+            enrolled
         });
         if bundle.is_sandbox() {
             embedding.sandbox(&spec.id, bundle);
@@ -154,6 +229,8 @@ impl Task {
             process,
             enrolled: enrolled.flatten(),
             membership,
+            marked: Mutex::new(marked),
+            created: span.context(),
             state: Mutex::new(State::Created),
             changed: Condvar::new(),
             starting: Mutex::new(()),
@@ -195,15 +272,23 @@ impl Task {
     ///
     /// # Errors
     /// It was started before, or its process is gone.
-    pub fn start(&self, started: impl FnOnce(u32)) -> Result<u32, ShimError> {
+    pub fn start(&self, span: Span, started: impl FnOnce(u32)) -> Result<u32, ShimError> {
+        describe_to(&span, &self.spec);
         let _starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state();
         if state != State::Created {
             return Err(self.wrong_state(&state, "created"));
         }
-        self.container.start()?;
+        span.during("cwasi.go", |_| self.container.start())?;
         *self.lock() = State::Running;
         started(self.pid());
+        if let Some(marked) = self.marked.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            thread::spawn(move || {
+                if let Some([began, made]) = marked.wait() {
+                    span.past("cwasi.instantiate", began, made);
+                }
+            });
+        }
         Ok(self.pid())
     }
 
@@ -276,6 +361,12 @@ impl Task {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// The span of its creation, to which that of its start belongs where containerd has none.
+    #[must_use]
+    pub const fn created(&self) -> Option<&SpanContext> {
+        self.created.as_ref()
     }
 
     /// Where it is in its life.

@@ -53,10 +53,13 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(log.try_clone().action(|| "copy a descriptor")?)
             .stderr(log);
-        // Whatever the caller's environment says of another agent.
+        // Whatever the caller's environment says of another agent, and of collectors.
         let given: Vec<&OsStr> = command.get_envs().map(|(name, _)| name).collect();
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("CWASI_") && !given.contains(&name.as_os_str()) {
+            let is_read = ["CWASI_", "OTEL_", "TRACE"]
+                .iter()
+                .any(|prefix| name.to_string_lossy().starts_with(prefix));
+            if is_read && !given.contains(&name.as_os_str()) {
                 shell.env_remove(name);
             }
         }
