@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::CommandFactory;
 use cwasi_manifests::render::{self, chart, find, kustomization};
 use cwasi_manifests::schema::Schemas;
-use cwasi_manifests::skipped;
+use cwasi_manifests::{crds, skipped};
 use serde_json::{Value, json};
 use xtask::commands::manifests::{CHART, KUSTOMIZE};
 use xtask::kubernetes::{RELEASES, Tools};
@@ -95,6 +95,25 @@ fn schemas_find_faults() {
         "{faults:?}"
     );
     assert!(faults.iter().any(|fault| fault.contains("hostPID")), "{faults:?}");
+}
+
+#[test]
+fn objects_of_the_prometheus_operator_fit_its_crds() {
+    let tools = tools!();
+    let mut objects = chart(&tools, MONITORING, RELEASES[2]).expect("the chart renders");
+    objects.retain(|object| object["apiVersion"] == "monitoring.coreos.com/v1");
+    assert_eq!(objects.len(), 2);
+    let found = match crds::faults(&objects) {
+        Ok(found) => found,
+        Err(reason) => return skipped(&reason),
+    };
+    assert_eq!(found, [""; 0]);
+    for object in &mut objects {
+        object["spec"]["podMetricsEndpoints"] = json!([{"port": 9464}]);
+        object["spec"]["groups"] = json!([{"name": 1}]);
+    }
+    let found = crds::faults(&objects).expect("as before");
+    assert_eq!(found.len(), 2, "{found:?}");
 }
 
 #[test]
