@@ -223,6 +223,12 @@ impl Node {
         Ok(directory)
     }
 
+    /// containerd's configuration.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.layout.config()
+    }
+
     /// The directory of modules that shims of this node compiled.
     #[must_use]
     pub fn cache(&self) -> PathBuf {
