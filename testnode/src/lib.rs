@@ -9,6 +9,7 @@
 //! - [`functions`]: the guests of bench/functions on a node, and modules that are wrong.
 //! - [`images`]: container images, made here (`cargo xtask images` writes them to files).
 //! - [`native`]: static native programs, for the pause image and as peers of Wasm functions.
+//! - [`machine`]: a machine of its own that systemd boots, to install packages and services on.
 //! - [`namespaces`]: the network and mount namespace in which all of a node runs.
 //! - [`testing`], [`wait`]: skipping visibly, and waiting with an end.
 //!
@@ -22,6 +23,7 @@ pub mod cri;
 pub mod ctr;
 mod error;
 pub mod functions;
+pub mod machine;
 pub mod namespaces;
 pub mod native;
 pub mod node;

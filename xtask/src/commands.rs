@@ -4,6 +4,7 @@ pub mod bench;
 pub mod book;
 pub mod build_ebpf;
 pub mod build_functions;
+pub mod deb;
 pub mod demo;
 pub mod examples;
 pub mod fuzz;
@@ -31,6 +32,7 @@ enum Command {
     Book(book::Args),
     BuildEbpf(build_ebpf::Args),
     BuildFunctions(build_functions::Args),
+    Deb(deb::Args),
     Demo(demo::Args),
     Examples(examples::Args),
     Fuzz(fuzz::Args),
@@ -53,6 +55,7 @@ impl Cli {
             Command::Book(args) => book::run(&args),
             Command::BuildEbpf(args) => build_ebpf::run(&args),
             Command::BuildFunctions(args) => build_functions::run(&args),
+            Command::Deb(args) => deb::run(&args),
             Command::Demo(args) => demo::run(&args),
             Command::Examples(args) => examples::run(&args),
             Command::Fuzz(args) => fuzz::run(&args),

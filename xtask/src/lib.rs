@@ -2,12 +2,13 @@
 //!
 //! One module per command under [`commands`]; the other modules are what the commands share: where things
 //! live ([`paths`]), how programs are run ([`process`]), how the pinned build tools are had ([`toolchain`],
-//! [`rust_src`], [`bpf_linker`], [`cargo_tool`], [`wasi`], [`debian`]), what a machine must have installed ([`apt`]), container
-//! images ([`images`]), the tools of Kubernetes ([`kubernetes`], [`pypi`]) and what the pages of the documentation say of each
-//! other ([`links`]).
+//! [`rust_src`], [`bpf_linker`], [`cargo_tool`], [`wasi`], [`debian`]), how the Debian package is made ([`cargo_deb`]), what a
+//! machine must have installed ([`apt`]), container images ([`images`]), the tools of Kubernetes ([`kubernetes`], [`pypi`]) and
+//! what the pages of the documentation say of each other ([`links`]).
 
 pub mod apt;
 pub mod bpf_linker;
+pub mod cargo_deb;
 pub mod cargo_tool;
 pub mod commands;
 pub mod committed;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// What the tests drive, beside what the features link against.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 16] = [
     "libc6-dev",
     "containerd",
     "runc",
@@ -24,6 +24,8 @@ const PACKAGES: [&str; 14] = [
     "iperf3",
     "prometheus",
     "chromium",
+    "dpkg-dev",
+    "systemd",
 ];
 
 const BPFFS: &str = "/sys/fs/bpf";
