@@ -26,6 +26,9 @@ pub trait Plane: Send {
     /// A map or a pin cannot be changed.
     fn detach(&mut self, cgroup_id: u64) -> Result<(), PlaneError>;
 
+    /// Whether [`Plane::attach`] of a function still holds. It does not when its pin was removed by hand, or the bpffs unmounted.
+    fn is_attached(&self, cgroup_id: u64) -> bool;
+
     /// The functions that the kernel knows, by cgroup id: after a restart, those of the agent before.
     ///
     /// # Errors

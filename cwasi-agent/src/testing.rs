@@ -109,6 +109,10 @@ impl Plane for Fake {
         Ok(())
     }
 
+    fn is_attached(&self, cgroup_id: u64) -> bool {
+        self.world().attached.contains_key(&cgroup_id)
+    }
+
     fn attached(&self) -> Result<Vec<(u64, FunctionEntry)>, PlaneError> {
         self.read(|world| world.attached.iter().map(|(id, entry)| (*id, *entry)).collect())
     }

@@ -471,11 +471,11 @@ impl Agent {
         }
     }
 
-    /// Attaches the programs where that failed before, or to `all`.
+    /// Attaches the programs where that failed before or was undone by hand, or to `all`.
     fn attach_missing(&mut self, all: bool) {
         let Some(plane) = &mut self.plane else { return };
         for entry in self.functions.values_mut() {
-            if all || entry.attach_error.is_some() {
+            if all || entry.attach_error.is_some() || !plane.is_attached(entry.saved.cgroup_id) {
                 entry.attach_error = attach(plane.as_mut(), &entry.saved).err();
             }
         }

@@ -341,6 +341,22 @@ fn a_cgroup_that_the_kernel_refuses_stays_on_tcp_and_is_tried_again() {
 }
 
 #[test]
+fn what_is_detached_by_hand_is_attached_again() {
+    let mut bench = Bench::new();
+    assert!(bench.register("echo", 7, &["10.2.0.2"]).accelerated);
+    bench.fake.world().attached.clear();
+    bench.agent.sweep_functions();
+    bench.check();
+    assert!(bench.agent.functions()[0].accelerated);
+    // Where it cannot be, that is told.
+    bench.fake.world().attached.clear();
+    bench.fake.world().refuse_attach.push("/cg/cwasi/echo".into());
+    bench.agent.sweep_functions();
+    assert!(!bench.agent.functions()[0].accelerated);
+    assert_eq!(bench.agent.status().degraded[0].reason, "attach");
+}
+
+#[test]
 fn a_refused_address_changes_nothing() {
     let mut bench = Bench::new();
     let candidate = bench.candidate("echo", 7, &["10.2.0.2"]);

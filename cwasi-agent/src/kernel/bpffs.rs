@@ -52,7 +52,14 @@ impl Pins {
         self.root.exists()
     }
 
+    /// Makes the directories, where that is not yet done.
     pub(super) fn create(&self) -> Result<(), PlaneError> {
+        if !is_on_bpffs(&self.root) {
+            return Err(PlaneError::NoBpffs {
+                path: self.root.clone(),
+                detail: "it was unmounted, or another file system is there".to_owned(),
+            });
+        }
         for dir in [self.maps(), self.links()] {
             make_dir(&dir)?;
         }

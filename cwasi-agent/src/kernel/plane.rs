@@ -323,7 +323,9 @@ impl Plane for KernelPlane {
         self.retired.remove(&cgroup_id);
         let pin = self.pins.link(cgroup_id);
         if !pin.exists() {
-            let attached = links::attach_pinned(self.object.sock_ops()?, cgroup, &pin);
+            // They were made at the start, and may have been removed by hand.
+            let pinned = self.pins.create();
+            let attached = pinned.and_then(|()| links::attach_pinned(self.object.sock_ops()?, cgroup, &pin));
             if attached.is_err() {
                 self.remove_function(cgroup_id)?;
             }
@@ -340,6 +342,10 @@ impl Plane for KernelPlane {
         }
         let flows = self.flows()?;
         self.unlink_retired(&flows)
+    }
+
+    fn is_attached(&self, cgroup_id: u64) -> bool {
+        self.pins.link(cgroup_id).exists()
     }
 
     fn attached(&self) -> Result<Vec<(u64, FunctionEntry)>, PlaneError> {
