@@ -127,9 +127,16 @@ impl Rust {
     fn build(&self, locked: bool) -> Result<Vec<Function>> {
         let mut built = self.cargo(WASIP2, Start::Command, &["--bins"], locked)?;
         // Without a main function, it is no executable to cargo.
-        self.cargo(WASIP2, Start::Reactor, &["--package", "http"], locked)?;
-        let directory = Start::Reactor.target_dir().join(WASIP2);
-        built.push(("http.wasm".to_owned(), directory.join("release/http.wasm")));
+        let libraries = [("http", "http"), ("echo-p3", "echo_p3")];
+        let packages = libraries.map(|(package, _)| ["--package", package]);
+        self.cargo(WASIP2, Start::Reactor, packages.as_flattened(), locked)?;
+        let directory = Start::Reactor.target_dir().join(WASIP2).join("release");
+        built.extend(libraries.map(|(package, library)| {
+            (
+                format!("{package}.wasm"),
+                directory.join(format!("{library}.wasm")),
+            )
+        }));
         if self.has(WASIP1) {
             let modules = self.cargo(WASIP1, Start::Command, &["--bin", "inspect"], locked)?;
             built.extend(
