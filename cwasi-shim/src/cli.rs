@@ -78,7 +78,7 @@ impl RunError {
                 LoadError::NotWasm(_) | LoadError::Invalid(_) => exit::INVALID,
                 LoadError::NoStart => exit::NO_START,
                 LoadError::NotCommand => exit::NOT_COMMAND,
-                LoadError::MissingImport(_) => exit::MISSING_IMPORT,
+                LoadError::MissingImport(_) | LoadError::LeftOut => exit::MISSING_IMPORT,
                 LoadError::Engine(_) | LoadError::Code(_) | LoadError::Memory(_) => exit::HOST,
             },
             Self::Stream { .. } => exit::STREAM,

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
+#[cfg(feature = "p3")]
+use std::sync::Arc;
 use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
@@ -13,11 +15,15 @@ use wasmtime::component::{self, Component};
 use wasmtime::{Config, Error, ExternType, Linker, Precompiled};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
+#[cfg(feature = "p3")]
+use wasmtime_wasi::p3::bindings as p3;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::cache::{Cache, CacheError, Entry, Key, Turn};
 use crate::code::{Code, CodeError};
-use crate::program::{self, Command, INCOMING_HANDLER, Program, Proxy, WASI_P1};
+#[cfg(feature = "p3")]
+use crate::program::ConcurrentCommand;
+use crate::program::{self, Command, INCOMING_HANDLER, Program, Proxy, Traits, WASI_P1};
 use crate::sockets;
 use crate::state::GuestState;
 
@@ -27,6 +33,9 @@ const WASM_MAGIC: [u8; 4] = *b"\0asm";
 const CORE_MODULE: [u8; 4] = [1, 0, 0, 0];
 /// The export that makes a component a command, in any version that this host serves.
 const RUN: &str = "wasi:cli/run@0.2.";
+/// The same of WASI 0.3.
+#[cfg(feature = "p3")]
+const CONCURRENT_RUN: &str = "wasi:cli/run@0.3.";
 /// What the names of the HTTP interfaces begin with.
 const HTTP: &str = "wasi:http/";
 /// The export that makes a module a command.
@@ -49,13 +58,18 @@ pub enum LoadError {
         "a core module without an exported function `_start`; build it as a program with a main function"
     )]
     NoStart,
-    /// a component, but neither a command nor an HTTP handler: it exports neither wasi:cli/run@0.2 nor
+    /// a component, but neither a command nor an HTTP handler: it exports neither wasi:cli/run nor
     /// wasi:http/incoming-handler@0.2
     #[error(
-        "a component, but neither a command nor an HTTP handler: it exports neither wasi:cli/run@0.2 nor \
+        "a component, but neither a command nor an HTTP handler: it exports neither wasi:cli/run nor \
          wasi:http/incoming-handler@0.2"
     )]
     NotCommand,
+    /// it uses WASI 0.3, which this build leaves out; build it for WASI 0.2, or cwasi with the cargo feature `p3`
+    #[error(
+        "it uses WASI 0.3, which this build leaves out; build it for WASI 0.2, or cwasi with the cargo feature `p3`"
+    )]
+    LeftOut,
     /// it needs what this host does not have: {0}
     #[error("it needs what this host does not have: {0}")]
     MissingImport(String),
@@ -110,12 +124,12 @@ pub struct Prepared {
     pub origin: Origin,
 }
 
-/// wasmtime with cwasi's settings, WASI 0.2 with HTTP, and WASI 0.1.
+/// wasmtime with cwasi's settings, WASI 0.2 with HTTP, and WASI 0.1; with the feature `p3`, WASI 0.3 without HTTP.
 ///
 /// It starts no thread before it compiles, and can be used by processes forked from the one that made it.
 pub struct Engine {
-    alone: Variant,
-    sharing: Variant,
+    /// One for each way to run guests, those for guests that have their thread to themselves first.
+    variants: Vec<Variant>,
     /// Whether all programs are made for guests that share a thread.
     shared: bool,
 }
@@ -133,9 +147,13 @@ impl Engine {
     /// # Errors
     /// [`LoadError::Engine`] when this machine cannot run it.
     pub fn new() -> Result<Self, LoadError> {
+        Self::of(Mode::ALL)
+    }
+
+    fn of(modes: &[Mode]) -> Result<Self, LoadError> {
+        let variants: Result<_, _> = modes.iter().copied().map(Variant::new).collect();
         Ok(Self {
-            alone: Variant::new(false)?,
-            sharing: Variant::new(true)?,
+            variants: variants?,
             shared: false,
         })
     }
@@ -159,7 +177,7 @@ impl Engine {
     /// # Errors
     /// Every [`LoadError`] but [`LoadError::Engine`]. A cache that fails is no error: see [`Origin::Compiled`].
     pub fn load(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<Loaded, LoadError> {
-        let variant = self.variant(wasm);
+        let variant = self.variant(wasm, self.shared)?;
         let slot = variant.slot(wasm, cache);
         let mut cache_errors = Vec::new();
         let (entry, _turn) = Slot::look(slot.as_ref(), Slot::find, &mut cache_errors);
@@ -189,7 +207,7 @@ impl Engine {
     /// # Errors
     /// Every [`LoadError`] but [`LoadError::Engine`].
     pub fn prepare(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<Prepared, LoadError> {
-        self.variant(wasm).prepare(wasm, cache)
+        self.variant(wasm, self.shared)?.prepare(wasm, cache)
     }
 
     /// As [`Engine::prepare`], for a guest that shares its thread with others, whatever this engine's are.
@@ -197,7 +215,7 @@ impl Engine {
     /// # Errors
     /// See there.
     pub fn prepare_to_share(&self, wasm: &[u8], cache: Option<&Cache>) -> Result<Prepared, LoadError> {
-        self.sharing.prepare(wasm, cache)
+        self.variant(wasm, true)?.prepare(wasm, cache)
     }
 
     /// Makes a program of machine code that was prepared, by whichever engine of this build, without compiling anything. The
@@ -208,31 +226,64 @@ impl Engine {
     /// [`LoadError::Code`] for code of another engine; [`LoadError::NotCommand`], [`LoadError::NoStart`] and
     /// [`LoadError::MissingImport`] for a program that this host cannot run.
     pub fn link(&self, code: &Code) -> Result<Program, LoadError> {
-        let (first, second) = if self.shared {
-            (&self.sharing, &self.alone)
-        } else {
-            (&self.alone, &self.sharing)
-        };
-        match first.link(code) {
-            Err(LoadError::Code(reason)) => second.link(code).map_err(|error| match error {
-                LoadError::Code(_) => LoadError::Code(reason),
-                other => other,
-            }),
-            linked => linked,
+        let (first, others): (Vec<_>, Vec<_>) = self
+            .variants
+            .iter()
+            .partition(|variant| variant.mode.sharing == self.shared);
+        let mut error = None;
+        for variant in first.into_iter().chain(others) {
+            match variant.link(code) {
+                Err(LoadError::Code(reason)) => error = error.or(Some(reason)),
+                linked => return linked,
+            }
         }
+        Err(LoadError::Code(error.unwrap_or_default()))
     }
 
-    fn variant(&self, wasm: &[u8]) -> &Variant {
-        if self.shared || program::handles_http(wasm) {
-            &self.sharing
-        } else {
-            &self.alone
-        }
+    /// What makes a program of `wasm`.
+    fn variant(&self, wasm: &[u8], shared: bool) -> Result<&Variant, LoadError> {
+        let traits = Traits::of(wasm);
+        let mode = Mode {
+            sharing: shared || traits.handles_http,
+            concurrent: traits.wasi_03,
+        };
+        self.variants
+            .iter()
+            .find(|variant| variant.mode == mode)
+            .ok_or(LoadError::LeftOut)
+    }
+}
+
+/// What the engine's settings, and with them machine code, depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mode {
+    /// Guests share their thread with others.
+    sharing: bool,
+    /// Guests use WASI 0.3, whose functions, streams and futures the engine runs side by side.
+    concurrent: bool,
+}
+
+impl Mode {
+    /// Those of every build.
+    const PLAIN: [Self; 2] = [Self::of(false, false), Self::of(true, false)];
+    #[cfg(feature = "p3")]
+    const ALL: &[Self] = &[
+        Self::PLAIN[0],
+        Self::PLAIN[1],
+        Self::of(false, true),
+        Self::of(true, true),
+    ];
+    #[cfg(not(feature = "p3"))]
+    const ALL: &[Self] = &Self::PLAIN;
+
+    const fn of(sharing: bool, concurrent: bool) -> Self {
+        Self { sharing, concurrent }
     }
 }
 
 /// wasmtime, set up once.
 struct Variant {
+    mode: Mode,
     engine: wasmtime::Engine,
     settings: [u8; 32],
     // Hundreds of names each: only what a program needs is set up.
@@ -242,21 +293,21 @@ struct Variant {
 }
 
 impl Variant {
-    /// For guests that share their thread, or not.
-    fn new(sharing: bool) -> Result<Self, LoadError> {
+    fn new(mode: Mode) -> Result<Self, LoadError> {
         let mut config = Config::new();
         // Only WASI 0.3 needs it, and each call between guest and host pays for it.
-        config.concurrency_support(false);
+        config.concurrency_support(mode.concurrent);
         // Nothing unwinds through guests natively; the tables would be registered at every start.
         config.native_unwind_info(false);
         // Traps are told by the function's name, not by the place in it.
         config.generate_address_map(false);
         // A guest that nobody waits for is not slowed down by looking whether somebody does.
-        config.epoch_interruption(sharing);
+        config.epoch_interruption(mode.sharing);
         let engine = wasmtime::Engine::new(&config).map_err(set_up)?;
         let mut settings = SettingsHasher(Sha256::new());
         engine.precompile_compatibility_hash().hash(&mut settings);
         Ok(Self {
+            mode,
             engine,
             settings: settings.0.finalize().into(),
             components: OnceLock::new(),
@@ -366,7 +417,11 @@ impl Variant {
                 .any(|(name, _)| name.starts_with(prefix))
         };
         let handler = exports(INCOMING_HANDLER);
-        if !handler && !exports(RUN) {
+        #[cfg(feature = "p3")]
+        let concurrent = exports(CONCURRENT_RUN);
+        #[cfg(not(feature = "p3"))]
+        let concurrent = false;
+        if !handler && !concurrent && !exports(RUN) {
             return Err(LoadError::NotCommand);
         }
         let http = handler || kind.imports(&self.engine).any(|(name, _)| name.starts_with(HTTP));
@@ -377,6 +432,12 @@ impl Variant {
         if handler {
             let pre = ProxyPre::new(pre).map_err(|_| LoadError::NotCommand)?;
             return Ok(Program::Proxy(Proxy { pre }));
+        }
+        #[cfg(feature = "p3")]
+        if concurrent {
+            let indices = p3::CommandIndices::new(&pre).map_err(|_| LoadError::NotCommand)?;
+            let indices = Arc::new(indices);
+            return Ok(Program::ConcurrentCommand(ConcurrentCommand { pre, indices }));
         }
         let pre = CommandPre::new(pre).map_err(|_| LoadError::NotCommand)?;
         Ok(Program::Command(Command { pre }))
@@ -406,8 +467,17 @@ impl Variant {
             if http {
                 wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
             }
+            #[cfg(feature = "p3")]
+            if self.mode.concurrent {
+                wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+            }
             linker.allow_shadowing(true);
-            sockets::add_to_linker(&mut linker, http)?;
+            // The functions of a concurrent guest that run while one of them waits count as tasks.
+            sockets::add_to_linker(&mut linker, http || self.mode.concurrent)?;
+            #[cfg(feature = "p3")]
+            if self.mode.concurrent {
+                sockets::add_concurrent_to_linker(&mut linker)?;
+            }
             Ok(linker)
         })
     }
@@ -529,5 +599,56 @@ impl Hasher for SettingsHasher {
             .iter()
             .take(8)
             .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prebuilt(name: &str) -> Vec<u8> {
+        let path = format!(
+            "{}/../bench/functions/prebuilt/{name}.wasm",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        std::fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn without_wasi_03_its_components_are_told_with_the_remedy() {
+        let engine = Engine::of(&Mode::PLAIN).unwrap();
+        let wasm = prebuilt("echo-p3");
+        let told = [
+            engine.load(&wasm, None).unwrap_err(),
+            engine.prepare(&wasm, None).unwrap_err(),
+            engine.prepare_to_share(&wasm, None).unwrap_err(),
+        ];
+        for error in told {
+            assert!(matches!(error, LoadError::LeftOut), "{error}");
+            assert!(
+                error.to_string().contains("with the cargo feature `p3`"),
+                "{error}"
+            );
+        }
+    }
+
+    #[cfg(feature = "p3")]
+    #[tokio::test]
+    async fn only_components_of_wasi_03_have_an_engine_that_runs_tasks() {
+        let engine = Engine::new().unwrap();
+        for (name, runs_tasks) in [
+            ("echo", false),
+            ("inspect-p1", false),
+            ("http", false),
+            ("echo-p3", true),
+        ] {
+            for shared in [false, true] {
+                let variant = engine.variant(&prebuilt(name), shared).unwrap();
+                let mut store = wasmtime::Store::new(&variant.engine, ());
+                let ran = store.run_concurrent(async |_| ()).await;
+                assert_eq!(ran.is_ok(), runs_tasks, "{name}: {ran:?}");
+                assert!(variant.mode.sharing || !shared);
+            }
+        }
     }
 }

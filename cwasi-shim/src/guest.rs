@@ -13,6 +13,8 @@ use crate::http::Server;
 use crate::limits::{Budget, Refused};
 use crate::network::{NetworkPolicy, Refusals};
 use crate::preopen::Preopen;
+#[cfg(feature = "p3")]
+use crate::program::ConcurrentCommand;
 use crate::program::{Command, Module, Program};
 use crate::sockets::LocalNetwork;
 use crate::state::GuestState;
@@ -123,6 +125,8 @@ pub struct Guest {
 enum Kind {
     Command(Command, Store<GuestState>),
     Module(Module, Store<GuestState>),
+    #[cfg(feature = "p3")]
+    ConcurrentCommand(ConcurrentCommand, Store<GuestState>),
     Proxy(Arc<Server>),
 }
 
@@ -149,6 +153,11 @@ impl Guest {
             Program::Module(module) => {
                 let store = GuestState::store(module.pre.module().engine(), config, &streams, &budget)?;
                 Kind::Module(module.clone(), store)
+            }
+            #[cfg(feature = "p3")]
+            Program::ConcurrentCommand(command) => {
+                let store = GuestState::store(command.pre.engine(), config, &streams, &budget)?;
+                Kind::ConcurrentCommand(command.clone(), store)
             }
             Program::Proxy(proxy) => {
                 let server = Server::new(proxy.clone(), config.clone(), streams, budget)?;
@@ -184,6 +193,11 @@ impl Guest {
                 let ended = run_module(&module, &mut store, made).await;
                 finish(ended, &mut store).await
             }
+            #[cfg(feature = "p3")]
+            Kind::ConcurrentCommand(command, mut store) => {
+                let ended = run_concurrent_command(&command, &mut store, made).await;
+                finish(ended, &mut store).await
+            }
             Kind::Proxy(server) => {
                 made();
                 let ticker = Ticker::start().map_err(no_ticks)?;
@@ -203,6 +217,14 @@ impl Guest {
             Kind::Module(module, mut store) => {
                 ticker.cut(&mut store);
                 let ended = ticker.run(run_module(&module, &mut store, || {})).await;
+                finish(ended, &mut store).await
+            }
+            #[cfg(feature = "p3")]
+            Kind::ConcurrentCommand(command, mut store) => {
+                ticker.cut(&mut store);
+                let ended = ticker
+                    .run(run_concurrent_command(&command, &mut store, || {}))
+                    .await;
                 finish(ended, &mut store).await
             }
             Kind::Proxy(server) => match server.run(ticker).await? {},
@@ -235,6 +257,24 @@ async fn run_command(
     made();
     let ended = command.wasi_cli_run().call_run(store).await;
     Ok(u8::from(ended.map_err(Failure::run)?.is_err()))
+}
+
+#[cfg(feature = "p3")]
+async fn run_concurrent_command(
+    command: &ConcurrentCommand,
+    store: &mut Store<GuestState>,
+    made: impl FnOnce(),
+) -> Result<u8, Failure> {
+    let instance = command.pre.instantiate_async(&mut *store).await;
+    let instance = instance.map_err(Failure::start)?;
+    let command = command.indices.load(&mut *store, &instance);
+    let command = command.map_err(Failure::start)?;
+    made();
+    let ended = store
+        .run_concurrent(async |store| command.wasi_cli_run().call_run(store).await)
+        .await;
+    let ended = ended.map_err(Failure::run)?.map_err(Failure::run)?;
+    Ok(u8::from(ended.is_err()))
 }
 
 async fn run_module(

@@ -1,4 +1,5 @@
-//! Runs WebAssembly programs as functions of cwasi: command and HTTP components of WASI 0.2, and modules of WASI 0.1.
+//! Runs WebAssembly programs as functions of cwasi: command and HTTP components of WASI 0.2, and modules of WASI 0.1; with the feature
+//! `p3`, command components of WASI 0.3.
 //!
 //! - [`engine`]: wasmtime, set up once for every guest, and the way from bytes to a program that can run.
 //! - [`program`]: what the engine can run.

@@ -1,4 +1,4 @@
-//! The cargo features of the workspace that need more than rustc and a C compiler.
+//! The cargo features of the workspace that are off by default.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ pub struct Feature {
 }
 
 /// Every such feature.
-const FEATURES: [Feature; 2] = [
+const FEATURES: [Feature; 3] = [
     Feature {
         package: "cwasi-agent",
         feature: "libbpf",
@@ -25,6 +25,12 @@ const FEATURES: [Feature; 2] = [
             ("protoc", "protobuf-compiler"),
             ("/usr/include/seccomp.h", "libseccomp-dev"),
         ],
+    },
+    // Only here: what is released and measured goes without.
+    Feature {
+        package: "cwasi-shim",
+        feature: "p3",
+        needs: &[],
     },
 ];
 
@@ -123,21 +129,45 @@ fn exists(needed: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn arguments_of(command: &Command) -> Vec<String> {
+        let arguments = command.get_args();
+        arguments
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect()
+    }
+
     #[test]
     fn features_follow_the_selected_packages() {
         let arguments = |selected: &[String]| {
             let mut command = Command::new("cargo");
             of_packages(&mut command, selected);
-            command
-                .get_args()
-                .map(|argument| argument.to_string_lossy().into_owned())
-                .collect::<Vec<_>>()
+            arguments_of(&command)
         };
+        let shim = arguments(&["-p".to_owned(), "cwasi-shim".to_owned()]);
+        assert!(
+            shim.ends_with(&["--features".to_owned(), "cwasi-shim/p3".to_owned()]),
+            "{shim:?}"
+        );
         assert!(arguments(&["-p".to_owned(), "xtask".to_owned()]).is_empty());
         let agent = arguments(&["-pcwasi-agent".to_owned()]);
         assert!(
             agent.iter().all(|argument| !argument.contains("cwasi-shim")),
             "{agent:?}"
         );
+    }
+    #[test]
+    fn one_feature_of_the_shim_does_not_stand_for_the_other() {
+        let mut all = Command::new("cargo");
+        let all = arguments_of(whole_workspace(&mut all));
+        assert!(all.contains(&"cwasi-shim/p3".to_owned()), "{all:?}");
+        let mut programs = Command::new("cargo");
+        if let Some(programs) = containerd_programs(&mut programs) {
+            let programs = arguments_of(programs);
+            assert!(programs.contains(&"cwasi-shim/containerd".to_owned()));
+            assert!(
+                !programs.contains(&"cwasi-shim/p3".to_owned()),
+                "it would be measured: {programs:?}"
+            );
+        }
     }
 }

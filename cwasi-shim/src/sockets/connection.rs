@@ -51,6 +51,19 @@ impl Transport {
         }
     }
 
+    /// Reads what is there, as much as there is room for; 0 is the end.
+    #[cfg(feature = "p3")]
+    pub(super) fn read_into(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Kernel(stream) => stream.recv_into(buffer),
+            Self::Pipe(end) => {
+                let bytes = end.read(buffer.len())?;
+                buffer[..bytes.len()].copy_from_slice(&bytes);
+                Ok(bytes.len())
+            }
+        }
+    }
+
     /// Writes what fits.
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
@@ -81,7 +94,7 @@ impl Transport {
         }
     }
 
-    fn end_reading(&self) {
+    pub(super) fn end_reading(&self) {
         match self {
             Self::Kernel(stream) => stream.shutdown(Shutdown::Read),
             Self::Pipe(end) => end.end_reading(),

@@ -119,14 +119,26 @@ impl Stream {
     /// Reads what is there; 0 is the end. May say once that there is nothing, after a read that came short: who then
     /// waits has one system call less, and who tries again gets what there is.
     pub(super) fn recv(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+        self.receive(buffer.len(), || {
+            rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::empty()).map(|(_, len)| len)
+        })
+    }
+
+    /// As [`Stream::recv`], into memory that has been something before.
+    #[cfg(feature = "p3")]
+    pub(super) fn recv_into(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.receive(buffer.len(), || {
+            rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::empty()).map(|(_, len)| len)
+        })
+    }
+
+    fn receive(&self, want: usize, call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
         let turn = turn::current();
         if self.drained_at.swap(NEVER, Ordering::Relaxed) == turn {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let read =
-            retry(|| rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::empty()).map(|(_, len)| len));
-        let len = noting(&self.fd, Interest::READABLE, read)?;
-        if (1..buffer.len()).contains(&len) {
+        let len = noting(&self.fd, Interest::READABLE, retry(call))?;
+        if (1..want).contains(&len) {
             self.drained_at.store(turn, Ordering::Relaxed);
         }
         Ok(len)

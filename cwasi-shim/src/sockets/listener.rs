@@ -3,15 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use wasmtime_wasi::p2::bindings::sockets::network::IpAddressFamily;
 use wasmtime_wasi::sockets::SocketAddrUse;
 
 use super::connection::Transport;
 use super::local::Listening;
-use super::options::Inherited;
+use super::options::{Inherited, KeepAlive};
 use super::{Network, kernel};
 
 /// A listening socket.
@@ -20,6 +21,8 @@ pub(super) struct Listener {
     kernel: kernel::Listener,
     local: Option<Arc<Listening>>,
     address: SocketAddr,
+    /// The keepalive that the guest sees at what is accepted.
+    keep_alive: Mutex<KeepAlive>,
     /// Whose turn it is when both have a connection.
     kernel_first: AtomicBool,
 }
@@ -31,6 +34,7 @@ impl Listener {
         socket: OwnedFd,
         address: SocketAddr,
         backlog: u32,
+        keep_alive: KeepAlive,
     ) -> io::Result<Self> {
         let kernel = kernel::Listener::begin(socket, backlog)?;
         let local = network
@@ -42,6 +46,7 @@ impl Listener {
             kernel,
             local,
             address,
+            keep_alive: Mutex::new(keep_alive),
             kernel_first: AtomicBool::new(false),
         })
     }
@@ -98,6 +103,29 @@ impl Listener {
 
     pub(super) const fn local_address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(super) fn network(&self) -> Arc<Network> {
+        Arc::clone(&self.network)
+    }
+
+    pub(super) const fn family(&self) -> IpAddressFamily {
+        match self.address {
+            SocketAddr::V4(_) => IpAddressFamily::Ipv4,
+            SocketAddr::V6(_) => IpAddressFamily::Ipv6,
+        }
+    }
+
+    pub(super) fn keep_alive(&self) -> KeepAlive {
+        *self.lock_keep_alive()
+    }
+
+    pub(super) fn set_keep_alive(&self, keep_alive: KeepAlive) {
+        *self.lock_keep_alive() = keep_alive;
+    }
+
+    fn lock_keep_alive(&self) -> MutexGuard<'_, KeepAlive> {
+        self.keep_alive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The options of what is accepted here.

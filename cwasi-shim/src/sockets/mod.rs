@@ -1,10 +1,12 @@
-//! The TCP sockets of WASI 0.2 (`wasi:sockets/tcp`, `tcp-create-socket`), in place of the stock host's.
+//! The TCP sockets of WASI 0.2 (`wasi:sockets/tcp`, `tcp-create-socket`) and of WASI 0.3 (`wasi:sockets/types`), in place of the stock
+//! host's.
 //!
 //! One socket type, two transports: a socket of the kernel, and a pipe between functions of one process. A guest cannot tell
 //! them apart, except by the time they take.
 //!
 //! - `host`: the functions that a guest imports; `direct`: the calls of `wasi:io` that carry bytes, without the copies and
 //!   the bookkeeping of the stock ones. `stream`: connections for protocols that the host speaks for a guest.
+//! - `concurrent` (with the feature `p3`): the same for guests of WASI 0.3, whose bytes go through streams of the component model.
 //! - `socket`: the states of a socket; `dial` and `listener`: how it gets to a connection.
 //! - `connection`: a connection over either transport, and its `streams`; `pending`: what the kernel did not take at once.
 //! - `kernel`: sockets of the kernel; `options`: their options.
@@ -23,6 +25,8 @@ use crate::state::GuestState;
 
 mod address;
 mod backlog;
+#[cfg(feature = "p3")]
+mod concurrent;
 mod connection;
 mod dial;
 pub(crate) mod direct;
@@ -42,6 +46,8 @@ mod streams;
 mod tests;
 mod turn;
 
+#[cfg(feature = "p3")]
+pub(crate) use concurrent::add_to_linker as add_concurrent_to_linker;
 pub(crate) use stream::{Acceptor, Stream};
 
 pub use local::{LocalConnection, LocalNetwork, LocalTraffic};

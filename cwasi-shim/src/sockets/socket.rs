@@ -41,7 +41,7 @@ enum State {
     New(OwnedFd),
     Connecting(Attempt),
     Connected(Arc<Connection>, Settings),
-    Listening(Listener),
+    Listening(Arc<Listener>),
     Closed(ErrorCode),
 }
 
@@ -165,7 +165,7 @@ impl TcpSocket {
     }
 
     /// Waits for the attempt's end, from which on the socket is connected or closed.
-    fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.poll_attempt(cx));
         if let State::Connecting(_) = &self.state
             && let State::Connecting(Attempt::Done(done)) =
@@ -212,9 +212,9 @@ impl TcpSocket {
         let local = self.local_address()?;
         self.network.check(local, SocketAddrUse::TcpListen)?;
         if let State::New(socket) = std::mem::replace(&mut self.state, State::Closed(ErrorCode::Unknown)) {
-            let listener = Listener::begin(Arc::clone(&self.network), socket, local, self.backlog);
-            let listener = listener.map_err(code)?;
-            self.state = State::Listening(listener);
+            let network = Arc::clone(&self.network);
+            let listener = Listener::begin(network, socket, local, self.backlog, self.keep_alive);
+            self.state = State::Listening(Arc::new(listener.map_err(code)?));
         }
         self.begin(Operation::Listen);
         Ok(())
@@ -232,25 +232,66 @@ impl TcpSocket {
         if self.in_progress.is_some() {
             return Err(ErrorCode::InvalidState);
         }
-        let transport = listener.accept().map_err(|error| match error.kind() {
+        Self::accepted(listener).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => ErrorCode::WouldBlock,
             _ => code(error),
-        })?;
+        })
+    }
+
+    /// The next connection of a listener, and its socket.
+    pub(super) fn accepted(listener: &Listener) -> io::Result<(Self, Arc<Connection>)> {
+        let transport = listener.accept()?;
         let settings = match &transport {
             Transport::Kernel(_) => Settings::Connection,
-            Transport::Pipe(_) => Settings::Inherited(listener.inherited().map_err(code)?),
+            Transport::Pipe(_) => Settings::Inherited(listener.inherited()?),
         };
-        let connection = Connection::new(transport, self.network.unsent.clone());
-        let socket = Self {
-            network: Arc::clone(&self.network),
-            family: self.family,
-            state: State::Connected(Arc::clone(&connection), settings),
+        let network = listener.network();
+        let connection = Connection::new(transport, network.unsent.clone());
+        let state = State::Connected(Arc::clone(&connection), settings);
+        Ok((Self::of(listener, state), connection))
+    }
+
+    /// What is accepted where accepting failed: a socket that tells why.
+    #[cfg(feature = "p3")]
+    pub(super) fn not_accepted(listener: &Listener, error: io::Error) -> Self {
+        Self::of(listener, State::Closed(code(error)))
+    }
+
+    fn of(listener: &Listener, state: State) -> Self {
+        Self {
+            network: listener.network(),
+            family: listener.family(),
+            state,
             in_progress: None,
             is_bound: true,
             backlog: DEFAULT_BACKLOG,
-            keep_alive: self.keep_alive,
-        };
-        Ok((socket, connection))
+            keep_alive: listener.keep_alive(),
+        }
+    }
+
+    /// The connection of a socket that is connected.
+    #[cfg(feature = "p3")]
+    pub(super) fn connection(&self) -> Result<Arc<Connection>, ErrorCode> {
+        match &self.state {
+            State::Connected(connection, _) if self.in_progress.is_none() => Ok(Arc::clone(connection)),
+            State::Closed(error) => Err(*error),
+            _ => Err(ErrorCode::InvalidState),
+        }
+    }
+
+    /// The listener of a socket that listens.
+    #[cfg(feature = "p3")]
+    pub(super) fn listener(&self) -> Result<Arc<Listener>, ErrorCode> {
+        match &self.state {
+            State::Listening(listener) => Ok(Arc::clone(listener)),
+            _ => Err(ErrorCode::InvalidState),
+        }
+    }
+
+    /// Whether it is bound, by the guest or by what it has done since.
+    #[cfg(feature = "p3")]
+    pub(super) const fn is_bound(&self) -> bool {
+        self.is_bound
     }
 
     pub(super) fn local_address(&self) -> Result<SocketAddr, ErrorCode> {
@@ -311,6 +352,9 @@ impl TcpSocket {
         let mut keep_alive = self.keep_alive;
         let changed = change(&mut keep_alive, self.settings()?)?;
         self.keep_alive = keep_alive;
+        if let State::Listening(listener) = &self.state {
+            listener.set_keep_alive(keep_alive);
+        }
         Ok(changed)
     }
 
@@ -319,7 +363,7 @@ impl TcpSocket {
         match &mut self.state {
             State::New(socket) => Ok((*socket).as_fd()),
             State::Connected(connection, settings) => settings.of(connection),
-            State::Listening(listener) => Ok((*listener).as_fd()),
+            State::Listening(listener) => Ok((**listener).as_fd()),
             State::Connecting(_) => Err(ErrorCode::InvalidState),
             State::Closed(error) => Err(*error),
         }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::connection::Transport;
 use super::dial::dial;
 use super::listener::Listener;
+use super::options::KeepAlive;
 use super::{Network, kernel};
 
 /// A connection of a guest's, over either transport.
@@ -101,7 +102,8 @@ impl Acceptor {
         let socket = kernel::socket(address.is_ipv4()).map_err(failed("socket"))?;
         kernel::bind(&socket, address).map_err(failed("bind"))?;
         let bound = kernel::local_address(&socket).map_err(failed("getsockname"))?;
-        let listener = Listener::begin(network, socket, bound, backlog).map_err(failed("listen"))?;
+        let listener = Listener::begin(network, socket, bound, backlog, KeepAlive::default())
+            .map_err(failed("listen"))?;
         Ok(Self(listener))
     }
 

@@ -299,6 +299,29 @@ fn programs_are_told_apart() {
     assert!(!program(&guests::connects(1, 1)).imports_sockets());
 }
 
+#[cfg(feature = "p3")]
+#[test]
+fn components_of_wasi_03_are_prepared_and_cached_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&dir.path().join("cache")).unwrap();
+    let wasm = prebuilt("echo-p3");
+    let config = GuestConfig {
+        args: ["app", "exit", "3"].map(str::to_owned).to_vec(),
+        ..config()
+    };
+    // Whoever links does not know the program, only its code.
+    let other = Engine::shared().unwrap();
+    for engine in [Engine::new().unwrap(), Engine::shared().unwrap()] {
+        let first = engine.prepare(&wasm, Some(&cache)).unwrap();
+        assert!(compiled_cleanly(&first.origin));
+        let second = engine.prepare(&wasm, Some(&cache)).unwrap();
+        assert!(matches!(second.origin, Origin::Cache));
+        let program = other.link(&second.code).unwrap();
+        assert!(matches!(program, Program::ConcurrentCommand(_)));
+        assert_eq!(ends_with(&program, &config), 3);
+    }
+}
+
 #[test]
 fn a_working_directory_is_told() {
     let program = Engine::new()

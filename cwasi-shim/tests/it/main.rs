@@ -1,6 +1,8 @@
 //! The engine and `cwasi-run` on small components.
 
 mod agent;
+#[cfg(feature = "p3")]
+mod concurrent;
 mod conformance;
 mod engine;
 mod functions;

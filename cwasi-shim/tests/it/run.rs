@@ -38,6 +38,11 @@ fn what_cannot_run_has_its_code_and_line() {
     Runner::new(&guests::wants_a_stranger())
         .run_plain()
         .expect_line(exit::MISSING_IMPORT, "host:extra/clock");
+    #[cfg(not(feature = "p3"))]
+    Runner::prebuilt("echo-p3").run_plain().expect_line(
+        exit::MISSING_IMPORT,
+        "app.wasm: it uses WASI 0.3, which this build leaves out; build it for WASI 0.2, or cwasi with",
+    );
 }
 
 #[test]

@@ -111,10 +111,19 @@ fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+/// Programs that echo, and the words before their address.
+const ECHOES: &[(&str, &[&str])] = &[
+    ("echo", &[]),
+    #[cfg(feature = "p3")]
+    ("echo-p3", &["serve"]),
+];
+
 /// Starts an echo that listens when this returns.
-async fn echo(bed: &Bed) -> (Running, SocketAddr) {
+async fn echo(bed: &Bed, (program, words): (&str, &[&str])) -> (Running, SocketAddr) {
     let address = free_address();
-    let echo = bed.start(&prebuilt("echo"), &with_arguments(&[&address.to_string()]));
+    let text = address.to_string();
+    let words = [words, &[text.as_str()]].concat();
+    let echo = bed.start(&prebuilt(program), &with_arguments(&words));
     while TcpStream::connect(address).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -172,16 +181,37 @@ fn each_guest_ends_alone() {
 #[test]
 fn guests_that_compute_for_ever_stop_no_other() {
     run(async |bed| {
-        let (echo, address) = echo(&bed).await;
-        let spinners = [spinner(&bed).await, spinner(&bed).await];
-        assert_eq!(pings(&bed, address).await.unwrap(), 0);
-        for spinner in spinners {
-            spinner.killer().kill();
-            assert!(matches!(spinner.await, Err(GuestError::Killed)));
+        for program in ECHOES {
+            let (echo, address) = echo(&bed, *program).await;
+            let spinners = [spinner(&bed).await, spinner(&bed).await];
+            assert_eq!(pings(&bed, address).await.unwrap(), 0);
+            for spinner in spinners {
+                spinner.killer().kill();
+                assert!(matches!(spinner.await, Err(GuestError::Killed)));
+            }
+            assert_eq!(pings(&bed, address).await.unwrap(), 0);
+            echo.killer().kill();
+            assert!(matches!(echo.await, Err(GuestError::Killed)));
         }
-        assert_eq!(pings(&bed, address).await.unwrap(), 0);
-        echo.killer().kill();
-        assert!(matches!(echo.await, Err(GuestError::Killed)));
+    });
+}
+
+#[cfg(feature = "p3")]
+#[test]
+fn a_guest_of_wasi_03_that_computes_stops_no_other() {
+    run(async |bed| {
+        let (mut config, output) = with_output();
+        config.args.push("spin".to_owned());
+        let spinner = bed.start(&prebuilt("echo-p3"), &config);
+        receiver(output).read_exact(&mut [0; 8]).await.unwrap();
+        for program in ECHOES {
+            let (echo, address) = echo(&bed, *program).await;
+            assert_eq!(pings(&bed, address).await.unwrap(), 0);
+            echo.killer().kill();
+            assert!(matches!(echo.await, Err(GuestError::Killed)));
+        }
+        spinner.killer().kill();
+        assert!(matches!(spinner.await, Err(GuestError::Killed)));
     });
 }
 
@@ -201,16 +231,18 @@ fn a_module_that_sleeps_stops_no_other() {
 #[test]
 fn a_killed_guest_has_no_sockets_left() {
     run(async |bed| {
-        let (echo, address) = echo(&bed).await;
-        let mut connection = TcpStream::connect(address).await.unwrap();
-        connection.write_all(b"hello").await.unwrap();
-        let mut answer = [0; 5];
-        connection.read_exact(&mut answer).await.unwrap();
-        echo.killer().kill();
-        assert!(matches!(echo.await, Err(GuestError::Killed)));
-        assert_eq!(connection.read(&mut answer).await.unwrap_or(0), 0, "it is closed");
-        let refused = TcpStream::connect(address).await.unwrap_err();
-        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        for program in ECHOES {
+            let (echo, address) = echo(&bed, *program).await;
+            let mut connection = TcpStream::connect(address).await.unwrap();
+            connection.write_all(b"hello").await.unwrap();
+            let mut answer = [0; 5];
+            connection.read_exact(&mut answer).await.unwrap();
+            echo.killer().kill();
+            assert!(matches!(echo.await, Err(GuestError::Killed)));
+            assert_eq!(connection.read(&mut answer).await.unwrap_or(0), 0, "it is closed");
+            let refused = TcpStream::connect(address).await.unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
     });
 }
 
