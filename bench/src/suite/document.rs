@@ -45,7 +45,7 @@ fn origin(results: &Results) -> String {
         "Written by the harness: do not edit. Commit {}, {} processors ({}), {} MiB of memory, Linux {}, load average {} before the \
          run, which took {} min. Command: `{}`.\n\n\
          Medians of {} rounds, and in parentheses the lowest and the highest of them. In a round every peer runs once, in an order that \
-         rotates, on fresh processes; a first round is not counted. Ratios are of figures of the same round: their median counts. \
+         rotates and turns round, on fresh processes; a first round is not counted. Ratios are of figures of the same round: their median counts. \
          Unless a row says otherwise: {}.",
         results.commit,
         machine.cpus,

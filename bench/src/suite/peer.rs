@@ -184,10 +184,15 @@ impl Peer {
     }
 }
 
-/// These peers in the order of a round: each is first in turn, so that none always runs on what the same other left behind.
+/// These peers in the order of a round: each is first in turn, and every second round goes the other way. Otherwise each but the first
+/// would always run on what the same other left behind, one in the kernel on what its own code by plain TCP did.
 #[must_use]
 pub fn order(peers: &[Peer], round: usize) -> Vec<Peer> {
-    stats::rotated(peers.to_vec(), round)
+    let mut order = stats::rotated(peers.to_vec(), round / 2);
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
 }
 
 #[cfg(test)]
@@ -216,11 +221,26 @@ mod tests {
     }
 
     #[test]
-    fn every_peer_is_first_once_in_as_many_rounds() {
+    fn every_peer_is_first_in_turn() {
         let first: Vec<_> = (0..Peer::ALL.len())
-            .map(|round| order(&Peer::ALL, round)[0])
+            .map(|turn| order(&Peer::ALL, 2 * turn)[0])
             .collect();
         assert_eq!(first, Peer::ALL);
         assert_eq!(order(&[], 3), []);
+    }
+
+    #[test]
+    fn of_two_peers_each_runs_before_the_other_equally_often() {
+        let rounds = 4;
+        for one in Peer::ALL {
+            for other in Peer::ALL.into_iter().filter(|other| *other != one) {
+                let before = (0..rounds).filter(|round| {
+                    let order = order(&Peer::ALL, *round);
+                    let place = |peer| order.iter().position(|there| *there == peer);
+                    place(one) < place(other)
+                });
+                assert_eq!(before.count(), rounds / 2, "{one:?}, {other:?}");
+            }
+        }
     }
 }
