@@ -36,6 +36,7 @@ pub fn image_of(reference: &str, content: &[u8]) -> Image {
         path: APP,
         mode: 0o755,
         content,
+        ..File::default()
     };
     Image::rootfs(reference, &[file], &Process::new([APP]))
 }

@@ -67,6 +67,7 @@ impl Program {
             path: &path,
             mode: 0o755,
             content: self.bytes()?,
+            ..File::default()
         };
         let mut process = Process::new([&path]);
         let reference = match self.name {

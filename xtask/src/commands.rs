@@ -6,6 +6,7 @@ pub mod build_ebpf;
 pub mod build_functions;
 pub mod deb;
 pub mod demo;
+pub mod dist;
 pub mod examples;
 pub mod fuzz;
 pub mod images;
@@ -34,6 +35,7 @@ enum Command {
     BuildFunctions(build_functions::Args),
     Deb(deb::Args),
     Demo(demo::Args),
+    Dist(dist::Args),
     Examples(examples::Args),
     Fuzz(fuzz::Args),
     Images(images::Args),
@@ -57,6 +59,7 @@ impl Cli {
             Command::BuildFunctions(args) => build_functions::run(&args),
             Command::Deb(args) => deb::run(&args),
             Command::Demo(args) => demo::run(&args),
+            Command::Dist(args) => dist::run(&args),
             Command::Examples(args) => examples::run(&args),
             Command::Fuzz(args) => fuzz::run(&args),
             Command::Images(args) => images::run(&args),

@@ -14,6 +14,7 @@ pub mod commands;
 pub mod committed;
 pub mod debian;
 pub mod digest;
+pub mod dist;
 pub mod ebpf;
 pub mod error;
 pub mod features;

@@ -1,7 +1,7 @@
 //! What a pod and a container shall be, in the words of the CRI.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use k8s_cri::v1 as proto;
 
@@ -95,6 +95,11 @@ pub struct ContainerSpec {
     resources: proto::LinuxContainerResources,
     user: Option<i64>,
     confined: bool,
+    /// What it has of root's rights; `None` for the runtime's default.
+    capabilities: Option<Vec<String>>,
+    readonly: bool,
+    /// File of its seccomp profile.
+    seccomp: Option<PathBuf>,
 }
 
 impl ContainerSpec {
@@ -118,6 +123,9 @@ impl ContainerSpec {
             resources: proto::LinuxContainerResources::default(),
             user: None,
             confined: false,
+            capabilities: None,
+            readonly: false,
+            seccomp: None,
         }
     }
 
@@ -201,6 +209,39 @@ impl ContainerSpec {
         self
     }
 
+    /// With these capabilities only, without the `CAP_` of their names.
+    #[must_use]
+    pub fn capabilities(mut self, names: &[&str]) -> Self {
+        self.capabilities = Some(names.iter().map(|name| (*name).to_owned()).collect());
+        self
+    }
+
+    /// With a root filesystem that cannot be written.
+    #[must_use]
+    pub const fn readonly(mut self) -> Self {
+        self.readonly = true;
+        self
+    }
+
+    /// With the seccomp profile in this file.
+    #[must_use]
+    pub fn seccomp(mut self, profile: &Path) -> Self {
+        self.seccomp = Some(profile.to_owned());
+        self
+    }
+
+    fn seccomp_profile(&self) -> Option<proto::SecurityProfile> {
+        use proto::security_profile::ProfileType;
+        let profile = |kind: ProfileType, path: Option<&PathBuf>| proto::SecurityProfile {
+            profile_type: kind.into(),
+            localhost_ref: path.map(|path| path.display().to_string()).unwrap_or_default(),
+        };
+        match &self.seccomp {
+            Some(path) => Some(profile(ProfileType::Localhost, Some(path))),
+            None => self.confined.then(|| profile(ProfileType::RuntimeDefault, None)),
+        }
+    }
+
     /// The CRI's message of its limits.
     pub(super) fn resources(&self) -> proto::LinuxContainerResources {
         self.resources.clone()
@@ -214,10 +255,13 @@ impl ContainerSpec {
                 security_context: Some(proto::LinuxContainerSecurityContext {
                     namespace_options: Some(namespaces()),
                     no_new_privs: self.confined,
-                    seccomp: self.confined.then(|| proto::SecurityProfile {
-                        profile_type: proto::security_profile::ProfileType::RuntimeDefault.into(),
+                    seccomp: self.seccomp_profile(),
+                    capabilities: self.capabilities.as_ref().map(|names| proto::Capability {
+                        add_capabilities: names.clone(),
+                        drop_capabilities: vec!["ALL".to_owned()],
                         ..Default::default()
                     }),
+                    readonly_rootfs: self.readonly,
                     run_as_user: self.user.map(|value| proto::Int64Value { value }),
                     ..Default::default()
                 }),

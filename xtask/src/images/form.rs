@@ -6,6 +6,7 @@ use crate::Result;
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// The media type that runwasi gives a component's layer.
 pub const WASM_LAYER: &str = "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm";
@@ -71,6 +72,7 @@ impl Form {
                     path: APP,
                     mode: 0o644,
                     content: wasm,
+                    ..File::default()
                 };
                 Image::rootfs(reference, &[file], &process)
             }
@@ -89,6 +91,12 @@ pub struct Process {
     pub env: Vec<String>,
     /// The working directory; empty for `/`.
     pub working_dir: String,
+    /// Arguments that a container may have others for.
+    pub cmd: Vec<String>,
+    /// The user, `UID` or `UID:GID`; empty for root.
+    pub user: String,
+    /// Labels of the container.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Process {
@@ -110,8 +118,16 @@ pub(super) fn image_config(
     module: Option<&Blob>,
 ) -> Blob {
     let mut config = json!({"Entrypoint": process.entrypoint});
-    if let Some(module) = module {
-        config["Labels"] = json!({MODULE_LABEL: module.digest()});
+    let mut labels = process.labels.clone();
+    labels.extend(module.map(|module| (MODULE_LABEL.to_owned(), module.digest())));
+    if !labels.is_empty() {
+        config["Labels"] = json!(labels);
+    }
+    if !process.cmd.is_empty() {
+        config["Cmd"] = json!(process.cmd);
+    }
+    if !process.user.is_empty() {
+        config["User"] = json!(process.user);
     }
     if !process.env.is_empty() {
         config["Env"] = json!(process.env);

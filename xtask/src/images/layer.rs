@@ -11,7 +11,7 @@ use tar::{EntryType, Header};
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// A file of a root filesystem, owned by root.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct File<'a> {
     /// Where it is, absolute.
     pub path: &'a str,
@@ -19,6 +19,22 @@ pub struct File<'a> {
     pub mode: u32,
     /// Its content.
     pub content: &'a [u8],
+    /// Capabilities that it gives to who executes it, as far as the container may have them: a bit for each. They are permitted
+    /// and not effective (`=p`), so that it can be executed without them too.
+    pub capabilities: u64,
+}
+
+/// The extended attribute of capabilities, as docker and containerd write it into a layer.
+const CAPABILITY: &str = "SCHILY.xattr.security.capability";
+
+/// Revision 2 of `struct vfs_cap_data` (`include/uapi/linux/capability.h`): no user namespace, no effective bit.
+const REVISION: u32 = 0x0200_0000;
+
+/// The value of the attribute: the revision, then permitted and inheritable capabilities in words of 32 bits, all little-endian.
+fn capability(permitted: u64) -> Vec<u8> {
+    let [a, b, c, d, e, f, g, h] = permitted.to_le_bytes();
+    let words = [REVISION.to_le_bytes(), [a, b, c, d], [0; 4], [e, f, g, h], [0; 4]];
+    words.concat()
 }
 
 /// The layer with these files and the directories that lead to them, and the digest of its content before compression,
@@ -34,12 +50,18 @@ pub fn layer(files: &[File<'_>]) -> (Blob, String) {
         for directory in path.ancestors().skip(1).filter(|path| *path != Path::new("")) {
             entries
                 .entry(directory)
-                .or_insert((EntryType::Directory, 0o755, &[][..]));
+                .or_insert((EntryType::Directory, 0o755, &[][..], 0));
         }
-        entries.insert(path, (EntryType::Regular, file.mode, file.content));
+        let entry = (EntryType::Regular, file.mode, file.content, file.capabilities);
+        entries.insert(path, entry);
     }
     let mut archive = tar::Builder::new(Vec::new());
-    for (path, (kind, mode, content)) in entries {
+    for (path, (kind, mode, content, capabilities)) in entries {
+        if capabilities != 0 {
+            archive
+                .append_pax_extensions([(CAPABILITY, &capability(capabilities)[..])])
+                .expect("a Vec takes every write");
+        }
         append(&mut archive, path, kind, mode, content);
     }
     let tar = archive.into_inner().expect("a Vec takes every write");
@@ -83,11 +105,13 @@ mod tests {
             path: "/bin/b",
             mode: 0o755,
             content: b"b",
+            capabilities: 1 << 39,
         },
         File {
             path: "/app.wasm",
             mode: 0o644,
             content: b"aa",
+            capabilities: 0,
         },
     ];
 

@@ -86,6 +86,7 @@ mod tests {
             path: "/app",
             mode: 0o755,
             content: b"x",
+            ..File::default()
         };
         Image::rootfs("docker.io/local/x:1", &[file], &Process::new(["/app"]))
     }

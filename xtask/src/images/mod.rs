@@ -13,6 +13,7 @@ pub use form::{Form, Process, WASM_LAYER};
 pub use layer::{File, layer};
 
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::fmt;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -82,6 +83,13 @@ impl Image {
         Self::new(reference, platform, config, vec![layer])
     }
 
+    /// The same image with annotations in its manifest, such as `org.opencontainers.image.version`.
+    #[must_use]
+    pub fn annotated(mut self, annotations: &BTreeMap<String, String>) -> Self {
+        self.manifest = manifest(&self.config, &self.layers, annotations);
+        self
+    }
+
     /// An image of a Wasm platform, as runwasi makes it: the module is a layer of the media type `layer`, and no layer is
     /// part of a root filesystem.
     #[must_use]
@@ -104,16 +112,10 @@ impl Image {
     }
 
     fn new(reference: &str, platform: Platform, config: Blob, layers: Vec<Blob>) -> Self {
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": config.descriptor(),
-            "layers": layers.iter().map(|layer| Value::from(layer.descriptor())).collect::<Vec<_>>(),
-        });
         Self {
             reference: reference.to_owned(),
             platform,
-            manifest: Blob::json(MANIFEST, &manifest),
+            manifest: manifest(&config, &layers, &BTreeMap::new()),
             config,
             layers,
         }
@@ -123,6 +125,13 @@ impl Image {
     #[must_use]
     pub fn reference(&self) -> &str {
         &self.reference
+    }
+
+    /// The last part of the reference, without its tag: `echo`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let name = self.reference.rsplit('/').next().unwrap_or(&self.reference);
+        name.split_once(':').map_or(name, |(name, _)| name)
     }
 
     /// The digest of the manifest, which identifies the image: `sha256:…`.
@@ -159,6 +168,19 @@ impl Image {
         descriptor.insert("annotations".into(), annotations);
         descriptor
     }
+}
+
+fn manifest(config: &Blob, layers: &[Blob], annotations: &BTreeMap<String, String>) -> Blob {
+    let mut manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": config.descriptor(),
+        "layers": layers.iter().map(|layer| Value::from(layer.descriptor())).collect::<Vec<_>>(),
+    });
+    if !annotations.is_empty() {
+        manifest["annotations"] = json!(annotations);
+    }
+    Blob::json(MANIFEST, &manifest)
 }
 
 fn tag(reference: &str) -> &str {
