@@ -72,7 +72,7 @@ pub enum Work {
     Guest {
         /// The machine code.
         code: WireFd<OwnedFd>,
-        /// Where it tells when the guest was made, a [`Mark`](super::trace::Mark); `None` where nobody asks.
+        /// Where it tells when the guest was made, a [`Mark`]; `None` where nobody asks.
         mark: Option<WireFd<OwnedFd>>,
     },
     /// It stands in for a guest in another process: a connection to that.
