@@ -9,6 +9,8 @@ pub struct Feature {
     feature: &'static str,
     /// What a build looks for, and the Debian package that has it.
     needs: &'static [(&'static str, &'static str)],
+    /// Whether what is released has it.
+    released: bool,
 }
 
 /// Every such feature.
@@ -17,6 +19,7 @@ const FEATURES: [Feature; 3] = [
         package: "cwasi-agent",
         feature: "libbpf",
         needs: &[("/usr/include/libelf.h", "libelf-dev")],
+        released: true,
     },
     Feature {
         package: "cwasi-shim",
@@ -25,12 +28,13 @@ const FEATURES: [Feature; 3] = [
             ("protoc", "protobuf-compiler"),
             ("/usr/include/seccomp.h", "libseccomp-dev"),
         ],
+        released: true,
     },
-    // Only here: what is released and measured goes without.
     Feature {
         package: "cwasi-shim",
         feature: "p3",
         needs: &[],
+        released: false,
     },
 ];
 
@@ -59,7 +63,21 @@ pub fn whole_workspace(command: &mut Command) -> &mut Command {
 
 /// Adds the features of those packages that `arguments` select; cargo refuses those of others.
 pub fn of_packages<'a>(command: &'a mut Command, arguments: &[String]) -> &'a mut Command {
-    for feature in available() {
+    of_selected(command, arguments, available())
+}
+
+/// The same of packages that are released.
+pub fn of_released<'a>(command: &'a mut Command, arguments: &[String]) -> &'a mut Command {
+    let released = available().into_iter().filter(|feature| feature.released);
+    of_selected(command, arguments, released)
+}
+
+fn of_selected<'a>(
+    command: &'a mut Command,
+    arguments: &[String],
+    features: impl IntoIterator<Item = &'static Feature>,
+) -> &'a mut Command {
+    for feature in features {
         if arguments
             .iter()
             .any(|argument| argument.ends_with(feature.package))
@@ -148,6 +166,9 @@ mod tests {
             shim.ends_with(&["--features".to_owned(), "cwasi-shim/p3".to_owned()]),
             "{shim:?}"
         );
+        let mut released = Command::new("cargo");
+        let released = arguments_of(of_released(&mut released, &["cwasi-shim".to_owned()]));
+        assert!(!released.contains(&"cwasi-shim/p3".to_owned()), "{released:?}");
         assert!(arguments(&["-p".to_owned(), "xtask".to_owned()]).is_empty());
         let agent = arguments(&["-pcwasi-agent".to_owned()]);
         assert!(

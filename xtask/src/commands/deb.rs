@@ -48,6 +48,6 @@ fn build() -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args(["build", "--release"]).current_dir(paths::root());
     command.args(packages.iter().flat_map(|package| ["-p", package]));
-    process::run(features::of_packages(&mut command, &packages))?;
+    process::run(features::of_released(&mut command, &packages))?;
     Ok(paths::target_dir().join("release"))
 }
