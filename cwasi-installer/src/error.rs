@@ -26,7 +26,7 @@ pub enum Error {
         /// Why it is left alone, and what to do.
         detail: String,
     },
-    /// {0} shims of functions run on this node (process {pids}); end their pods first, or use --force; nothing was changed
+    /// processes of functions run on this node ({0}); end their pods first, or use --force; nothing was changed
     #[error(
         "processes of functions run on this node ({}); end their pods first, or use --force; nothing was changed",
         .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -49,7 +49,7 @@ pub enum Error {
         /// What failed.
         cause: Box<Error>,
     },
-    /// {cause}; and what was there before could not be restored: {failure}; the backup is {backup}
+    /// {cause}; and what was there before could not be restored: {failure}; see the backup beside {path}
     #[error(
         "{cause}; and what was there before could not be restored: {failure}; see the backup beside {path}",
         path = .path.display()

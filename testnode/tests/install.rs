@@ -19,6 +19,9 @@ node_tests!(native:
     a_containerd_that_does_not_start_has_its_configuration_again,
 );
 
+/// All that the installer needs, of util-linux's setpriv(1): the node's root as its own, and files of any owner.
+const RIGHTS: &str = "-all,+sys_chroot,+chown,+fowner,+dac_override";
+
 /// The installer as a container has it: the node's root is a directory.
 struct Installer<'node> {
     node: &'node Node,
@@ -68,8 +71,11 @@ impl<'node> Installer<'node> {
             asked = asked.display(),
             done = done.display(),
         );
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new("setpriv");
         command
+            // The rights of the DaemonSet's container.
+            .args(["--bounding-set", RIGHTS, "--inh-caps", RIGHTS, "--no-new-privs"])
+            .arg(&self.program)
             .arg("--host-root")
             .arg(&self.root)
             .arg("--config")
