@@ -11,10 +11,10 @@ use cwasi_ebpf_common::maps::{Config, Flow, Sockets};
 use cwasi_ebpf_common::reader::MOST_WAITERS;
 use cwasi_ebpf_common::reason::Reason;
 use nix::poll::PollFlags;
-use support::PATIENCE;
 use support::epoll::Epoll;
 use support::netns::{Bridged, veth};
 use support::node::Node;
+use support::patience;
 use support::pod::Pod;
 use support::stream::{Line, wait_for};
 use tokio::io::AsyncReadExt;
@@ -147,7 +147,7 @@ impl Program {
             let read = how.read(&mut self.stream, &mut buffer);
             let read = self
                 .runtime
-                .block_on(async { tokio::time::timeout(PATIENCE, read).await });
+                .block_on(async { tokio::time::timeout(patience(), read).await });
             let missing = line.missing();
             let read = read.unwrap_or_else(|_| panic!("{how:?} hangs beside {missing} bytes"));
             let read = read.expect("read");
@@ -161,7 +161,7 @@ impl Program {
         let read = how.read(&mut self.stream, &mut buffer);
         let read = self
             .runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, read).await });
+            .block_on(async { tokio::time::timeout(patience(), read).await });
         assert_eq!(read.expect("the end comes").expect("read"), 0);
     }
 }
@@ -291,7 +291,7 @@ fn a_reader_that_sleeps_in_poll_is_redirected_to() {
     // A message may find the reader between two polls.
     support::eventually("the reader is seen", || {
         line.send(&from, 1000);
-        while progress.recv_timeout(PATIENCE).expect("progress") < line.sent.at {}
+        while progress.recv_timeout(patience()).expect("progress") < line.sent.at {}
         settle();
         pods.node.flow(&from).sent.redirect_messages > 0
     });

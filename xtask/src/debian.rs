@@ -48,10 +48,7 @@ impl Package {
             });
         }
         let root = work.path().join("root");
-        process::run_quiet(
-            &format!("unpacking {} {}", self.name, self.version),
-            Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&root),
-        )?;
+        unpack(&deb, &root)?;
         // Renamed only when complete, so that an interrupted run leaves nothing that looks usable.
         fs::rename(&root, &directory).file("rename", &root)?;
         Ok(directory)
@@ -67,56 +64,144 @@ impl Package {
         };
         let mirror = mirror().ok_or_else(unavailable)?;
         // The pinned digest is the proof of origin, whatever keys this machine's keyring has.
-        let source = work.join("sources.list");
-        fs::write(
-            &source,
-            format!("deb [trusted=yes] {mirror} {} main\n", self.suite),
-        )
-        .file("write", &source)?;
-        for directory in ["lists/partial", "archives/partial", "download"] {
-            fs::create_dir_all(work.join(directory)).file("create", work.join(directory))?;
-        }
-        fs::write(work.join("status"), "").file("write", work.join("status"))?;
-        let apt = |arguments: &[&str]| {
-            let mut command = Command::new("apt-get");
-            for (option, path) in [
-                ("Dir::Etc::SourceList", "sources.list"),
-                ("Dir::Etc::SourceParts", "no-parts"),
-                ("Dir::State::Lists", "lists"),
-                ("Dir::State::Status", "status"),
-                ("Dir::Cache::Archives", "archives"),
-            ] {
-                command
-                    .arg("-o")
-                    .arg(format!("{option}={}", work.join(path).display()));
-            }
-            // The caches of binary indices would go to the system's own directory.
-            command.args(["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]);
-            command.args(["-q", "-o", "APT::Sandbox::User=root"]);
-            command.args(arguments).current_dir(work.join("download"));
-            command
-        };
+        let source = format!("deb [trusted=yes] {mirror} {} main\n", self.suite);
+        let apt = PrivateApt::new(work, &source)?;
         process::run_quiet(
             &format!("reading the index of {}", self.suite),
-            &mut apt(&["update"]),
+            &mut apt.get(&["update"]),
         )?;
-        process::run_quiet(
-            &format!("downloading {} {}", self.name, self.version),
-            &mut apt(&["download", &format!("{}={}", self.name, self.version)]),
-        )
-        .map_err(|_| unavailable())?;
-        let mut files = fs::read_dir(work.join("download")).file("read", work.join("download"))?;
-        files
-            .next()
-            .and_then(|entry| Some(entry.ok()?.path()))
-            .ok_or_else(unavailable)
+        apt.download(&format!("{}={}", self.name, self.version))
+            .map_err(|_| unavailable())
     }
 }
 
+/// apt with sources, indices and downloads of its own, in a directory.
+#[derive(Debug)]
+pub struct PrivateApt {
+    directory: PathBuf,
+}
+
+impl PrivateApt {
+    /// Sets the directory up for the lines of a sources.list(5). Indices that are there are used, and kept.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the directory cannot be written to.
+    pub fn new(directory: &Path, sources: &str) -> Result<Self> {
+        for needed in ["lists/partial", "archives/partial"] {
+            fs::create_dir_all(directory.join(needed)).file("create", directory.join(needed))?;
+        }
+        for (name, content) in [("sources.list", sources), ("status", "")] {
+            fs::write(directory.join(name), content).file("write", directory.join(name))?;
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// An `apt-get` command.
+    #[must_use]
+    pub fn get(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("apt-get");
+        for (option, path) in [
+            ("Dir::Etc::SourceList", "sources.list"),
+            ("Dir::Etc::SourceParts", "no-parts"),
+            ("Dir::State::Lists", "lists"),
+            ("Dir::State::Status", "status"),
+            ("Dir::Cache::Archives", "archives"),
+        ] {
+            command
+                .arg("-o")
+                .arg(format!("{option}={}", self.directory.join(path).display()));
+        }
+        // The caches of binary indices would go to the system's own directory.
+        command.args(["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]);
+        // Descriptions and screenshots are of no use here, and as large as the rest.
+        command.args([
+            "-o",
+            "Acquire::Languages=none",
+            "-o",
+            "Acquire::GzipIndexes=false",
+        ]);
+        command.args(["-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]);
+        command.args(["-q", "-o", "APT::Sandbox::User=root"]);
+        command.args(arguments).current_dir(&self.directory);
+        command
+    }
+
+    /// Downloads a package, `name=version`, and gives its file.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the mirror does not have it, [`Error::File`] when there is no room for it.
+    pub fn download(&self, package: &str) -> Result<PathBuf> {
+        let to = self
+            .directory
+            .join("download")
+            .join(package.replace(['=', ':'], "_"));
+        fs::create_dir_all(&to).file("create", &to)?;
+        process::run_quiet(
+            &format!("downloading {package}"),
+            self.get(&["download", package]).current_dir(&to),
+        )?;
+        let mut files = fs::read_dir(&to).file("read", &to)?;
+        files
+            .find_map(|entry| {
+                Some(entry.ok()?.path()).filter(|path| path.extension() == Some("deb".as_ref()))
+            })
+            .ok_or_else(|| Error::Output {
+                program: "apt-get download".to_owned(),
+                detail: format!("no package in {}", to.display()),
+            })
+    }
+
+    /// The files of the package indices that were read.
+    ///
+    /// # Errors
+    /// [`Error::File`] when they cannot be listed.
+    pub fn package_indices(&self) -> Result<Vec<PathBuf>> {
+        let lists = self.directory.join("lists");
+        let entries = fs::read_dir(&lists).file("read", &lists)?;
+        Ok(entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.to_string_lossy().ends_with("_Packages"))
+            .collect())
+    }
+}
+
+/// Unpacks a package's files into a directory, which stands for `/`.
+///
+/// # Errors
+/// [`Error::Failed`] when the file is no package.
+pub fn unpack(package: &Path, to: &Path) -> Result<()> {
+    let name = package.file_name().unwrap_or_default().to_string_lossy();
+    process::run_quiet(
+        &format!("unpacking {name}"),
+        Command::new("dpkg-deb").arg("-x").arg(package).arg(to),
+    )
+    .map(drop)
+}
+
 /// The mirror that this machine itself uses for Debian's main archive, from its apt sources.
-fn mirror() -> Option<String> {
-    let targets = process::stdout(Command::new("apt-get").args(["--print-uris", "update"])).ok()?;
-    main_archive(&targets)
+#[must_use]
+pub fn mirror() -> Option<String> {
+    main_archive(&targets()?)
+}
+
+/// The mirror that this machine itself uses for Debian's security updates.
+#[must_use]
+pub fn security_mirror() -> Option<String> {
+    security_archive(&targets()?)
+}
+
+fn targets() -> Option<String> {
+    process::stdout(Command::new("apt-get").args(["--print-uris", "update"])).ok()
+}
+
+fn security_archive(targets: &str) -> Option<String> {
+    targets.lines().find_map(|line| {
+        let uri = line.strip_prefix('\'')?.split('\'').next()?;
+        let (archive, _) = uri.split_once("/dists/")?;
+        archive.ends_with("/debian-security").then(|| archive.to_owned())
+    })
 }
 
 /// Picks the archive of a plain release (`dists/bookworm`, not `-security` or `-updates`) out of apt's list of
@@ -133,7 +218,7 @@ fn main_archive(targets: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::main_archive;
+    use super::{main_archive, security_archive};
 
     #[test]
     fn the_main_archive_is_found_among_others() {
@@ -142,6 +227,10 @@ mod tests {
                        'http://c.test/debian/dists/bookworm-updates/InRelease' c_InRelease 0 \n\
                        'http://c.test/debian/dists/bookworm/InRelease' d_InRelease 0 \n";
         assert_eq!(main_archive(targets).as_deref(), Some("http://c.test/debian"));
+        assert_eq!(
+            security_archive(targets).as_deref(),
+            Some("http://b.test/debian-security")
+        );
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! One module per command under [`commands`]; the other modules are what the commands share: where things
 //! live ([`paths`]), how programs are run ([`process`]), how the pinned build tools are had ([`toolchain`],
 //! [`rust_src`], [`bpf_linker`], [`cargo_tool`], [`wasi`], [`debian`]), how the Debian package is made ([`cargo_deb`]), what a
-//! machine must have installed ([`apt`]), container images ([`images`]), the tools of Kubernetes ([`kubernetes`], [`pypi`]) and
-//! what the pages of the documentation say of each other ([`links`]).
+//! machine must have installed ([`apt`]), container images ([`images`]), the tools of Kubernetes ([`kubernetes`], [`pypi`]), other
+//! kernels ([`kernels`]) and what the pages of the documentation say of each other ([`links`]).
 
 pub mod apt;
 pub mod bpf_linker;
@@ -20,6 +20,7 @@ pub mod error;
 pub mod features;
 pub mod hosts;
 pub mod images;
+pub mod kernels;
 pub mod kubernetes;
 pub mod leftovers;
 pub mod links;

@@ -29,9 +29,24 @@ const FIXES: [Fix; 4] = [
     },
 ];
 
-/// The fixes that the kernel lacks by its number.
-pub(super) fn row(release: &str) -> Option<Row> {
-    let (major, minor, patch) = parse(release)?;
+/// The release that a kernel was made from. Debian's and Ubuntu's names of it have 0 for the patch (`6.1.0-56-amd64`): Debian
+/// tells it in `uname -v` (`#1 SMP Debian 6.1.192-1 (…)`), Ubuntu at the end of /proc/version_signature.
+pub(super) fn upstream(release: &str, version: &str, signature: &str) -> Option<(u32, u32, u32)> {
+    let debian = version.split_once("Debian ").map(|(_, rest)| rest);
+    let ubuntu = signature
+        .trim_end()
+        .rsplit(' ')
+        .next()
+        .filter(|word| !word.is_empty());
+    match (parse(release)?, debian.or(ubuntu).and_then(parse)) {
+        ((major, minor, _), Some(told)) if (told.0, told.1) == (major, minor) => Some(told),
+        ((_, _, 0), _) if release.contains('-') => None,
+        (named, _) => Some(named),
+    }
+}
+
+/// The fixes that a kernel lacks by the release it was made from.
+pub(super) fn row((major, minor, patch): (u32, u32, u32)) -> Option<Row> {
     let mut missing = Vec::new();
     let mut judged = false;
     for fix in &FIXES {
@@ -79,11 +94,38 @@ mod tests {
 
     #[test]
     fn only_what_is_known_is_judged() {
-        let finding = |release| row(release).map(|row| (row.finding, row.detail.matches("fixed in").count()));
+        let finding = |release| {
+            let upstream = upstream(release, "", "")?;
+            row(upstream).map(|row| (row.finding, row.detail.matches("fixed in").count()))
+        };
         assert_eq!(finding("5.10.100"), Some((Finding::Warning, 2)));
         assert_eq!(finding("6.1.183"), Some((Finding::Ok, 0)));
         assert_eq!(finding("6.1.124"), Some((Finding::Warning, 2)));
         assert_eq!(finding("6.12.5-x"), Some((Finding::Warning, 2)));
         assert_eq!(finding("6.18.44"), None);
+    }
+
+    #[test]
+    fn distributions_tell_the_release_elsewhere() {
+        let debian = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-1 (2026-10-01)";
+        assert_eq!(upstream("6.1.0-56-cloud-amd64", debian, ""), Some((6, 1, 192)));
+        assert_eq!(
+            upstream(
+                "5.15.0-25-generic",
+                "#25-Ubuntu SMP",
+                "Ubuntu 5.15.0-25.25-generic 5.15.30\n"
+            ),
+            Some((5, 15, 30))
+        );
+        assert_eq!(
+            upstream("5.14.0-427.el9.x86_64", "#1 SMP", ""),
+            None,
+            "0 is no patch there"
+        );
+        assert_eq!(upstream("6.18.44", "#1 SMP", ""), Some((6, 18, 44)));
+        assert_eq!(
+            upstream("6.12.43+deb13-amd64", "#1 SMP Debian 6.12.43-1", ""),
+            Some((6, 12, 43))
+        );
     }
 }

@@ -19,6 +19,16 @@ pub(super) fn release() -> String {
         .to_owned()
 }
 
+/// The release that the running kernel was made from, as far as it tells.
+pub(super) fn upstream(release: &str) -> Option<(u32, u32, u32)> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    fixes::upstream(
+        release,
+        &read("/proc/sys/kernel/version"),
+        &read("/proc/version_signature"),
+    )
+}
+
 pub(super) fn rows(bpffs: &Path, release: &str) -> Vec<Row> {
     let mut rows = vec![btf(), readers(), bpffs_mounted(bpffs), cgroup_v2()];
     rows.extend(capabilities(Held::now(), release));

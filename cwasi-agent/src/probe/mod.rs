@@ -87,7 +87,7 @@ pub struct Report {
 pub fn probe(bpffs: &Path) -> Report {
     let kernel = host::release();
     let mut rows = host::rows(bpffs, &kernel);
-    rows.extend(fixes::row(&kernel));
+    rows.extend(host::upstream(&kernel).and_then(fixes::row));
     let capable = host::capable();
     rows.extend(programs::rows(capable));
     let (tested, queue_measure) = self_test(capable);

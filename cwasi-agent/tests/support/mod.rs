@@ -17,16 +17,24 @@ pub mod probe;
 pub mod stream;
 pub mod tcp;
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// How long a stream may stand still before a test calls it dead.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a stream may stand still before a test calls it dead: 10 s, or `CWASI_TEST_PATIENCE` seconds, for emulated processors.
+pub fn patience() -> Duration {
+    static PATIENCE: OnceLock<Duration> = OnceLock::new();
+    *PATIENCE.get_or_init(|| {
+        let given = std::env::var("CWASI_TEST_PATIENCE").ok();
+        let seconds = given.map(|text| text.parse().expect("seconds in CWASI_TEST_PATIENCE"));
+        Duration::from_secs(seconds.unwrap_or(10))
+    })
+}
 
-/// Waits until the condition holds, and fails the test when it does not within [`PATIENCE`].
+/// Waits until the condition holds, and fails the test when it does not within [`patience`].
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     while !holds() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {:?}: {what}", patience());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -84,7 +84,7 @@ impl Pod {
         socket.into()
     }
 
-    /// Connects, within [`PATIENCE`](super::PATIENCE). The stream is non-blocking, watched by epoll and has TCP_NODELAY.
+    /// Connects, within [`patience`](super::patience). The stream is non-blocking, watched by epoll and has TCP_NODELAY.
     pub fn dial(&self, address: impl Into<SocketAddr>) -> io::Result<TcpStream> {
         self.dial_with(address, |_| {})
     }
@@ -114,7 +114,7 @@ impl Pod {
     }
 }
 
-/// Accepts a connection, within [`PATIENCE`](super::PATIENCE). The stream is like one of [`Pod::dial`].
+/// Accepts a connection, within [`patience`](super::patience). The stream is like one of [`Pod::dial`].
 pub fn accept(listener: &TcpListener) -> TcpStream {
     wait_for(listener, PollFlags::POLLIN).expect("a connection to accept");
     let (stream, _) = listener.accept().expect("accept");

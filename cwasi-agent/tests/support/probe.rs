@@ -21,9 +21,12 @@ pub enum Need {
     Nft,
 }
 
-/// Says on stderr why a test does nothing. Not by `eprintln!`, which the test harness keeps to itself when a test passes.
+/// Says on stderr why a test, after which the harness names its thread, does nothing: `skipped: TEST: REASON`. Not by `eprintln!`,
+/// which the harness keeps to itself when a test passes; in one write, for other tests write too.
 pub fn skipped(reason: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+    let thread = std::thread::current();
+    let line = format!("skipped: {}: {reason}\n", thread.name().unwrap_or("?"));
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Why kernel tests cannot run here, `None` if they can.

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::PATIENCE;
+use super::patience;
 
 /// Length of the table of random bytes: a prime, so that no page, message or segment boundary repeats in it.
 const PERIOD: usize = 1_048_583;
@@ -25,9 +25,9 @@ fn table() -> &'static [u8] {
     })
 }
 
-/// Waits for an event of a socket; an error or an end is one too. Fails with `TimedOut` after [`PATIENCE`].
+/// Waits for an event of a socket; an error or an end is one too. Fails with `TimedOut` after [`patience`].
 pub fn wait_for(socket: &impl AsFd, events: PollFlags) -> io::Result<()> {
-    let timeout = PollTimeout::try_from(PATIENCE).expect("a short time");
+    let timeout = PollTimeout::try_from(patience()).expect("a short time");
     match poll(&mut [PollFd::new(socket.as_fd(), events)], timeout)? {
         0 => Err(ErrorKind::TimedOut.into()),
         _ => Ok(()),

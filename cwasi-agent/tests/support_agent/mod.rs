@@ -74,7 +74,7 @@ impl Process {
         }
         // `exec` cleans up after itself when it is asked to end.
         let _ = kill(self.pid(), Signal::SIGTERM);
-        let deadline = Instant::now() + support::PATIENCE;
+        let deadline = Instant::now() + support::patience();
         while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -1,8 +1,11 @@
 //! `test`: every test of the repository, those of the kernel included.
 
 use crate::error::FileContext;
+use crate::kernels::catalog::Choice;
+use crate::kernels::{initramfs, matrix};
 use crate::leftovers::{Leftovers, mount_points};
 use crate::{Error, Result, apt, features, paths, process, pypi};
+use cwasi_bench::report::{self, Format};
 use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::path::PathBuf;
@@ -35,10 +38,31 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// As root it first installs the missing ones of the Debian packages that tests need (without starting their services)
 /// and mounts bpffs at /sys/fs/bpf. Without root, kernel tests are skipped and say so. Fails when a test fails or when
 /// a network namespace, cgroup or BPF pin is left over.
+///
+/// With --kernel, runs the kernel tests of cwasi-agent on other kernels: those of Debian's packages, under qemu, in a virtual
+/// machine each that has nothing but the tests. Prints what each did, and fails when a test fails, when the kernel warns of
+/// itself, or when it is not as docs/kernel-policy.md says.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// Kernels to run the kernel tests on: a line for its newest release (6.1), a release (6.1.170), or `all`; repeatable
+    #[arg(long = "kernel", value_name = "VERSION", value_delimiter = ',')]
+    kernels: Vec<Choice>,
+
+    /// With --kernel, run only this suite, by the name of its file in cwasi-agent/tests (kernel_limits); repeatable
+    #[arg(
+        long = "suite",
+        value_name = "NAME",
+        value_delimiter = ',',
+        requires = "kernels"
+    )]
+    suites: Vec<String>,
+
+    /// How to print what came of each kernel
+    #[arg(short, long, value_enum, default_value_t, requires = "kernels")]
+    output: Format,
+
     /// Arguments for `cargo test`, after `--`: for example `-- -p cwasi-agent veth`.
-    #[arg(last = true)]
+    #[arg(last = true, conflicts_with = "kernels")]
     cargo_test: Vec<String>,
 }
 
@@ -47,6 +71,9 @@ pub struct Args {
 /// # Errors
 /// What keeps the tests from running, [`Error::Checks`] when a test failed or left something over.
 pub fn run(args: &Args) -> Result<()> {
+    if !args.kernels.is_empty() {
+        return run_on_kernels(args);
+    }
     prepare()?;
     let before = Leftovers::now();
     let mut failures = Vec::new();
@@ -67,6 +94,18 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         Err(Error::Checks(failures.join("; ")))
     }
+}
+
+fn run_on_kernels(args: &Args) -> Result<()> {
+    if apt::can_install() {
+        apt::install_missing(&[&initramfs::PACKAGES[..], &features::PACKAGES].concat())?;
+    }
+    let outcomes = matrix::run(&args.kernels, &args.suites)?;
+    match args.output {
+        Format::Json => report::print_json(&outcomes)?,
+        Format::Table => print!("{}", matrix::table(&outcomes)),
+    }
+    matrix::verdict(&outcomes)
 }
 
 /// Makes a fresh machine able to run the kernel tests, as far as this user may.
