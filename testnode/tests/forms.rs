@@ -12,6 +12,7 @@ node_tests!(
     pods_run_every_form,
     pods_run_every_media_type,
     modules_of_preview_1_run,
+    components_of_wasi_03_run,
     ctr_runs_root_filesystems,
     ctr_itself_refuses_other_forms_or_runs_them,
     a_second_start_compiles_nothing,
@@ -65,6 +66,25 @@ fn modules_of_preview_1_run(node: &Node) -> Result<()> {
         inspect(node, form.name(), &image)?;
     }
     Ok(())
+}
+
+fn components_of_wasi_03_run(node: &Node) -> Result<()> {
+    let image = node.import_function("echo-p3", Form::Rootfs)?;
+    let pod = node.pod(&PodSpec::new("concurrent"))?;
+    let spec = ContainerSpec::new("exits", &image)
+        .command(&[APP])
+        .args(["exit", "3"]);
+    match pod.run(&spec) {
+        Err(error)
+            if error
+                .to_string()
+                .contains("uses WASI 0.3, which this build leaves out") =>
+        {
+            eprintln!("skipped: the shim is built without the feature p3");
+        }
+        exits => assert_eq!(exits?.wait()?, 3),
+    }
+    pod.remove()
 }
 
 fn ctr_runs_root_filesystems(node: &Node) -> Result<()> {
