@@ -33,9 +33,7 @@ impl wasip3::exports::cli::run::Guest for Function {
     async fn run() -> Result<(), ()> {
         let words: Vec<String> = env::args().skip(1).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        run(&words)
-            .await
-            .map_err(|error| eprintln!("echo-p3: {error}"))
+        run(&words).await.map_err(|error| eprintln!("echo-p3: {error}"))
     }
 }
 
