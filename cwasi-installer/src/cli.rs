@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::install::{Plan, install};
 use crate::node::Node;
 use crate::status::{State, Status, status};
-use crate::uninstall::{Options, uninstall};
+use crate::uninstall::{AgentDirectories, Options, uninstall};
 use crate::{Error, Result, SHIM, process};
 
 /// Puts the cwasi shim and containerd's runtime handler on a node, and takes them away again without a trace.
@@ -155,6 +155,12 @@ struct UninstallArgs {
     wait: bool,
     #[command(flatten)]
     cache: CacheArgs,
+    /// The agent's directory of socket and state, such as /run/cwasi, removed with it: after `cwasi-agent unload`.
+    #[arg(long, env = "CWASI_AGENT_DIR", value_name = "DIR", value_parser = absolute)]
+    agent_dir: Option<PathBuf>,
+    /// The agent's directory of pins, such as /sys/fs/bpf/cwasi, removed when there are none.
+    #[arg(long, env = "CWASI_AGENT_BPFFS", value_name = "DIR", value_parser = absolute)]
+    agent_bpffs: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -221,11 +227,15 @@ impl Common {
     }
 }
 
-impl CacheArgs {
-    fn options(&self, force: bool) -> Options {
+impl UninstallArgs {
+    fn options(&self) -> Options {
         Options {
-            force,
-            cache: Some(self.cache_dir.clone()),
+            force: self.force,
+            cache: Some(self.cache.cache_dir.clone()),
+            agent: AgentDirectories {
+                run: self.agent_dir.clone(),
+                bpffs: self.agent_bpffs.clone(),
+            },
         }
     }
 }
@@ -269,14 +279,18 @@ fn perform(cli: &Cli, node: &Node) -> Result<ExitCode> {
             if let Some(signals) = signals {
                 wait(&signals);
                 if options.uninstall_on_exit {
-                    let done = uninstall(node, &options.cache.options(false))?;
+                    let on_exit = Options {
+                        cache: Some(options.cache.cache_dir.clone()),
+                        ..Options::default()
+                    };
+                    let done = uninstall(node, &on_exit)?;
                     common.print(&done, &done.message)?;
                 }
             }
         }
         Command::Uninstall(options) => {
             let signals = options.wait.then(hold_signals);
-            let done = uninstall(node, &options.cache.options(options.force))?;
+            let done = uninstall(node, &options.options())?;
             common.print(&done, &done.message)?;
             if let Some(signals) = signals {
                 wait(&signals);

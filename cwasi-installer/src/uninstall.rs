@@ -16,6 +16,17 @@ pub struct Options {
     pub force: bool,
     /// The shim's directory of compiled guests, removed with it.
     pub cache: Option<PathBuf>,
+    /// What the agent leaves once it is unloaded.
+    pub agent: AgentDirectories,
+}
+
+/// Directories of an agent that is gone from the node for good.
+#[derive(Clone, Debug, Default)]
+pub struct AgentDirectories {
+    /// Its socket and its state: removed with all that is in it.
+    pub run: Option<PathBuf>,
+    /// Its pins: removed when there are none.
+    pub bpffs: Option<PathBuf>,
 }
 
 /// Takes away what [`install`](crate::install::install) brought, also when that did not come to its end.
@@ -24,6 +35,22 @@ pub struct Options {
 /// [`Error::Running`], [`Error::Refused`]: nothing was changed. [`Error::RolledBack`]: containerd does not start without the handler, and
 /// has it again. Anything else: another run goes on from there.
 pub fn uninstall(node: &Node, options: &Options) -> Result<Done> {
+    let mut done = uninstall_runtime(node, options)?;
+    if let Some(run) = &options.agent.run {
+        node.host.remove_tree(run)?;
+    }
+    if let Some(bpffs) = &options.agent.bpffs
+        && !node.host.remove_empty(bpffs)?
+    {
+        done.message += &format!(
+            "; {} has pins: `cwasi-agent unload` takes them out",
+            bpffs.display()
+        );
+    }
+    Ok(done)
+}
+
+fn uninstall_runtime(node: &Node, options: &Options) -> Result<Done> {
     let (_lock, journal) = node.begin()?;
     let running = node.running();
     if !running.is_empty() && !options.force {

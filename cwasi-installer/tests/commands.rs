@@ -285,6 +285,30 @@ fn running_functions_keep_it() {
 }
 
 #[test]
+fn what_an_unloaded_agent_left_goes_when_asked() {
+    let node = Node::new(Some(V2), 2);
+    let before = node.tree();
+    let (run, pins) = (node.at("node/run"), node.at("node/pins"));
+    fs::create_dir_all(run.join("state")).unwrap();
+    fs::write(run.join("state/agent.json"), "{}").unwrap();
+    fs::create_dir_all(pins.join("v3")).unwrap();
+    node.ok(&["install"]);
+    let arguments = [
+        "uninstall",
+        "--agent-dir",
+        run.to_str().unwrap(),
+        "--agent-bpffs",
+        pins.to_str().unwrap(),
+    ];
+    let message = node.ok(&arguments);
+    assert!(message.contains("has pins: `cwasi-agent unload`"), "{message}");
+    assert!(!run.exists() && pins.join("v3").exists());
+    fs::remove_dir(pins.join("v3")).unwrap();
+    assert_eq!(node.ok(&arguments), "nothing is installed\n");
+    assert_eq!(node.tree(), before);
+}
+
+#[test]
 fn many_at_once_take_turns() {
     let node = Node::new(Some(V2), 2);
     let before = node.tree();
