@@ -117,7 +117,7 @@ fn self_test(capable: bool) -> (Vec<Row>, Option<&'static str>) {
         } else {
             Finding::Missing
         };
-        Row::new(GROUP, check.name, finding, check.detail).remedy(remedy_of_check(check.name))
+        Row::new(GROUP, check.name, finding, one_line(&check.detail)).remedy(remedy_of_check(check.name))
     });
     (
         rows.collect(),
@@ -125,6 +125,16 @@ fn self_test(capable: bool) -> (Vec<Row>, Option<&'static str>) {
             .measure
             .map(cwasi_ebpf_common::offsets::QueueMeasure::label),
     )
+}
+
+/// A row is one line: of a verifier's log it has the first and the last line that says something.
+fn one_line(detail: &str) -> String {
+    let said = |line: &&str| !line.trim().is_empty() && !line.starts_with("processed ");
+    let mut lines = detail.lines().filter(said).map(str::trim);
+    match (lines.next(), lines.next_back()) {
+        (Some(first), Some(last)) => format!("{first} … {last}"),
+        (first, _) => first.unwrap_or_default().to_owned(),
+    }
 }
 
 /// What to do when a check of the self-test fails.
@@ -148,6 +158,17 @@ pub fn remedy_of_check(name: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_verifier_log_is_one_line() {
+        let log = "load of program sk_msg: EINVAL\n0: (b7) r0 = 0\n1: (85) call bpf_x#1\nunknown func bpf_x#1\nprocessed 2 insns\n\n";
+        assert_eq!(
+            one_line(log),
+            "load of program sk_msg: EINVAL … unknown func bpf_x#1"
+        );
+        assert_eq!(one_line("moved 3 bytes"), "moved 3 bytes");
+        assert_eq!(one_line(""), "");
+    }
 
     #[test]
     fn a_report_says_what_to_do_about_each_miss() {
