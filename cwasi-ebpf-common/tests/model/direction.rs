@@ -10,7 +10,9 @@ use std::cell::Cell;
 use cwasi_ebpf_common::maps::Config;
 use cwasi_ebpf_common::reason::Reason;
 use cwasi_ebpf_common::redirect::{Observe, State, Verdict, decide};
-use stateright::{Checker, Expectation, Model, Property};
+use stateright::{Model, Property};
+
+use super::explore;
 
 /// The end of the stream, after the bytes that are sent by TCP.
 const FIN: u8 = u8::MAX;
@@ -540,18 +542,6 @@ impl Model for Case {
             Property::sometimes("all is read", |_, world: &World| world.eof),
         ]
     }
-}
-
-/// What was found of a case: the properties that do not hold, and the things that never happen.
-fn explore(case: Case) -> Vec<&'static str> {
-    let checker = case.checker().threads(2).spawn_bfs().join();
-    println!("{case:?}: {} states", checker.unique_state_count());
-    let properties = case.properties().into_iter();
-    let failing = properties.filter(|property| {
-        let found = checker.discovery(property.name).is_some();
-        found == (property.expectation == Expectation::Always)
-    });
-    failing.map(|property| property.name).collect()
 }
 
 const LEVEL: Case = Case {

@@ -6,7 +6,9 @@
 //! than they are written in: the fields of an offer are read and written in every order.
 
 use cwasi_ebpf_common::maps::Role;
-use stateright::{Checker, Expectation, Model, Property};
+use stateright::{Model, Property};
+
+use super::explore;
 
 /// An end: its key in PAIRS, and the cookie of its socket. The third one's other end is not enrolled.
 type End = usize;
@@ -378,17 +380,6 @@ impl Model for Case {
             Property::sometimes("every end redirects", |_, world: &World| world.delivered == 2),
         ]
     }
-}
-
-fn explore(case: Case) -> Vec<&'static str> {
-    let checker = case.checker().threads(2).spawn_bfs().join();
-    println!("{case:?}: {} states", checker.unique_state_count());
-    let properties = case.properties().into_iter();
-    let failing = properties.filter(|property| {
-        let found = checker.discovery(property.name).is_some();
-        found == (property.expectation == Expectation::Always)
-    });
-    failing.map(|property| property.name).collect()
 }
 
 #[test]
