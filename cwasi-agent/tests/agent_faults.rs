@@ -6,50 +6,26 @@ mod support_agent;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use support::netns::{NetNs, veth};
+use support::netns::veth;
 use support_agent::agent::Agent;
-use support_agent::function::{Caller, Talker, echo};
+use support_agent::busy::{Busy, SERVER, STREAMS};
+use support_agent::function::{Caller, echo};
 use support_agent::names_in;
 
-const SERVER: &str = "10.1.0.11:7";
-/// Connections that stream during a test.
-const STREAMS: usize = 4;
-/// Round trips after which a connection has gained more than its enrolment cost.
-const ROUNDS: usize = 50;
-
-/// Two functions with streams between them.
-struct Busy {
-    caller: Caller,
-    echo: Talker,
-    netns: [Arc<NetNs>; 2],
+/// Busy functions whose bytes are redirected.
+fn redirected(agent: &Agent) -> Busy {
+    let mut busy = Busy::start(agent);
+    busy.is_redirected(agent);
+    busy
 }
 
-impl Busy {
-    fn start(agent: &Agent) -> Self {
-        let netns = veth();
-        let echo = echo(agent, "echo", &netns[1], SERVER);
-        let mut caller = Caller::start(agent, "caller", &netns[0], SERVER);
-        caller.stream(STREAMS);
-        let before = agent.redirected("caller");
-        support::eventually("bytes are redirected", || agent.redirected("caller") > before);
-        Self { caller, echo, netns }
-    }
-
-    fn new_connection_is_redirected(&mut self, agent: &Agent) {
-        let (address, bytes) = self.caller.talk(ROUNDS);
-        agent.has_moved(address, bytes);
-    }
-
-    /// The last byte of every stream has come back, and nothing of the functions stays.
-    fn finish(self, agent: &Agent) {
-        self.caller.finish();
-        drop(self.echo);
-        support::eventually("the functions are forgotten", || agent.functions().is_empty());
-        support::eventually("no flow stays behind", || agent.flows().is_empty());
-    }
+/// The last byte of every stream has come back, and nothing of the functions stays.
+fn finish(busy: Busy, agent: &Agent) {
+    busy.end();
+    support::eventually("the functions are forgotten", || agent.functions().is_empty());
+    support::eventually("no flow stays behind", || agent.flows().is_empty());
 }
 
 /// A mount of the test's own, which goes with the test.
@@ -87,7 +63,7 @@ fn remove(dir: &Path) {
 fn pins_that_are_removed_by_hand() {
     needs!();
     let agent = Agent::start();
-    let mut busy = Busy::start(&agent);
+    let mut busy = redirected(&agent);
     remove(&agent.pins());
     busy.caller.goes_on();
     // The agent holds the maps, but links live by their pins: it attaches the programs again.
@@ -103,7 +79,7 @@ fn pins_that_are_removed_by_hand() {
     assert_eq!(agent.functions().len(), 2);
     assert!(agent.output(&["status"]).status.success());
     busy.new_connection_is_redirected(&agent);
-    busy.finish(&agent);
+    finish(busy, &agent);
     assert_eq!(names_in(&agent.pins().join("links")), [] as [&str; 0]);
 }
 
@@ -115,7 +91,7 @@ fn a_bpffs_that_is_unmounted() {
     agent.bpffs = bpffs.0.join("cwasi");
     agent.run();
     assert!(agent.status().accelerating);
-    let mut busy = Busy::start(&agent);
+    let mut busy = redirected(&agent);
     bpffs.unmount();
     busy.caller.goes_on();
     support::eventually("status tells", || {
@@ -137,7 +113,7 @@ fn a_bpffs_that_is_unmounted() {
     assert!(agent.output(&["status"]).status.success());
     assert_eq!(agent.functions().len(), 2);
     busy.new_connection_is_redirected(&agent);
-    busy.finish(&agent);
+    finish(busy, &agent);
     drop(agent);
     drop(again);
 }
@@ -163,7 +139,7 @@ fn a_state_directory_that_cannot_be_written() {
         }
     };
     full();
-    let mut busy = Busy::start(&agent);
+    let mut busy = redirected(&agent);
     assert!(cannot_save(&agent), "{:?}", agent.status().degraded);
     assert!(!agent.output(&["status"]).status.success());
     busy.new_connection_is_redirected(&agent);
@@ -193,7 +169,7 @@ fn a_state_directory_that_cannot_be_written() {
     support::eventually("all is well again", || agent.output(&["status"]).status.success());
     another.finish();
     drop(other);
-    busy.finish(&agent);
+    finish(busy, &agent);
     assert_eq!(agent.saved_functions(), [] as [&str; 0]);
 }
 

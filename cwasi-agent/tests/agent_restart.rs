@@ -4,65 +4,20 @@ mod support;
 mod support_agent;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use cwasi_client::cgroup::Leaf;
 use cwasi_client::client::Client;
 use cwasi_client::process_report::{FunctionRef, ProcessReport, ProcessTotals};
 use cwasi_client::protocol::FunctionSpec;
-use support::netns::{NetNs, veth};
 use support_agent::agent::Agent;
-use support_agent::function::{Caller, Talker, echo};
+use support_agent::busy::{Busy, ROUNDS};
 
-/// Connections that stream during a test.
-const STREAMS: usize = 4;
-/// Round trips after which a connection has gained more than its enrolment cost.
-const ROUNDS: usize = 50;
-
-const SERVER: &str = "10.1.0.11:7";
-
-/// Two functions, started by `exec` in pods, with streams between them.
-struct Busy {
-    caller: Caller,
-    echo: Talker,
-    _netns: [Arc<NetNs>; 2],
-}
-
-impl Busy {
-    fn start(agent: &Agent) -> Self {
-        let netns = veth();
-        let echo = echo(agent, "echo", &netns[1], SERVER);
-        let mut caller = Caller::start(agent, "caller", &netns[0], SERVER);
-        caller.stream(STREAMS);
-        Self {
-            caller,
-            echo,
-            _netns: netns,
-        }
-    }
-
-    /// Waits until the kernel moves bytes in both directions, and the streams go on.
-    fn is_redirected(&mut self, agent: &Agent) {
-        for function in ["caller", "echo"] {
-            let before = agent.redirected(function);
-            support::eventually("bytes are redirected", || agent.redirected(function) > before);
-        }
-        self.caller.goes_on();
-    }
-
-    /// A connection that is made now is enrolled and redirected.
-    fn new_connection_is_redirected(&mut self, agent: &Agent) {
-        let (address, bytes) = self.caller.talk(ROUNDS);
-        agent.has_moved(address, bytes);
-    }
-
-    fn finish(self, agent: &Agent) {
-        self.caller.finish();
-        drop(self.echo);
-        assert_eq!(agent.functions(), []);
-        support::eventually("no flow stays behind", || agent.flows().is_empty());
-    }
+/// The last byte of every stream has come back, and nothing of the functions stays.
+fn finish(busy: Busy, agent: &Agent) {
+    busy.end();
+    assert_eq!(agent.functions(), []);
+    support::eventually("no flow stays behind", || agent.flows().is_empty());
 }
 
 /// Everything that is counted, by name.
@@ -183,7 +138,7 @@ fn a_killed_agent_is_not_missed() {
         busy.is_redirected(&agent);
     }
     assert!(agent.output(&["status"]).status.success());
-    busy.finish(&agent);
+    finish(busy, &agent);
 }
 
 /// Each of them dies somewhere on the way from its first system call to a served socket.
@@ -213,7 +168,7 @@ fn agents_killed_while_they_start() {
     never_less(&before, &counted(&agent));
     busy.is_redirected(&agent);
     busy.new_connection_is_redirected(&agent);
-    busy.finish(&agent);
+    finish(busy, &agent);
 }
 
 /// The new agent's programs take the place of the old ones in their links.
@@ -234,7 +189,7 @@ fn upgraded_under_load() {
         busy.is_redirected(&agent);
         busy.new_connection_is_redirected(&agent);
     }
-    busy.finish(&agent);
+    finish(busy, &agent);
 }
 
 #[test]
@@ -251,7 +206,7 @@ fn switched_off_and_on_by_the_agent() {
         agent.succeed(&["enable"]);
     }
     busy.is_redirected(&agent);
-    busy.finish(&agent);
+    finish(busy, &agent);
 }
 
 #[test]
@@ -274,7 +229,7 @@ fn switched_off_and_on_without_an_agent() {
     assert!(agent.status().accelerating);
     agent.has_moved(address, bytes);
     busy.is_redirected(&agent);
-    busy.finish(&agent);
+    finish(busy, &agent);
 }
 
 /// Shows that the streams go on and nothing is redirected.

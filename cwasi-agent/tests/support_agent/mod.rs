@@ -6,6 +6,7 @@
 )]
 
 pub mod agent;
+pub mod busy;
 pub mod function;
 pub mod peer;
 pub mod prometheus;
