@@ -91,19 +91,19 @@ fn addresses(server: &NetNs) -> [SocketAddr; 2] {
 #[test]
 fn twenty_thousand_connections_with_learning() {
     needs!();
-    const CONNECTIONS: u64 = 20_000;
+    let connections = 20_000 / 100 * u64::from(support::effort());
     let (node, [here, there]) = (Node::new(), veth());
     node.configure(|config| config.learn = 1);
     here.sysctl("ipv4/ip_local_port_range", "1024 65535");
     let (client, server) = (Pod::enrolled(&node, &here), Pod::enrolled(&node, &there));
     let addresses = addresses(&there);
-    churn(&client, &server, &addresses, CONNECTIONS);
+    churn(&client, &server, &addresses, connections);
     node.settles();
     let enrolled = node.traffic(client.id, server.id).connections;
     let learned = node.left(client.id, Reason::Learned);
     assert_eq!(
         enrolled + learned,
-        CONNECTIONS,
+        connections,
         "every connection is counted once"
     );
     assert_eq!(node.traffic(server.id, client.id).connections, enrolled);
@@ -115,8 +115,8 @@ fn twenty_thousand_connections_with_learning() {
         );
     }
     // Four to try for each destination, then one in 64.
-    assert!(enrolled >= CONNECTIONS / 64, "{enrolled} enrolled");
-    assert!(enrolled <= CONNECTIONS / 64 + 2 * 5, "{enrolled} enrolled");
+    assert!(enrolled >= connections / 64, "{enrolled} enrolled");
+    assert!(enrolled <= connections / 64 + 2 * 5, "{enrolled} enrolled");
     for address in addresses {
         let destination = Destination {
             addr: mapped(address.ip()),
@@ -134,15 +134,15 @@ fn twenty_thousand_connections_with_learning() {
 #[test]
 fn two_thousand_connections_without_learning() {
     needs!();
-    const CONNECTIONS: u64 = 2000;
+    let connections = 2000 / 100 * u64::from(support::effort());
     let (node, [here, there]) = (Node::new(), veth());
     let (client, server) = (Pod::enrolled(&node, &here), Pod::enrolled(&node, &there));
-    churn(&client, &server, &addresses(&there), CONNECTIONS);
+    churn(&client, &server, &addresses(&there), connections);
     node.settles();
     for (src, dst) in [(client.id, server.id), (server.id, client.id)] {
         let sums = node.traffic(src, dst);
-        assert_eq!(sums.connections, CONNECTIONS);
-        assert_eq!(sums.sent.redirect_bytes, CONNECTIONS * QUESTION as u64);
+        assert_eq!(sums.connections, connections);
+        assert_eq!(sums.sent.redirect_bytes, connections * QUESTION as u64);
         assert_eq!(sums.sent.tcp_bytes, 0);
     }
 }

@@ -12,11 +12,9 @@ use std::time::Duration;
 use support::netns::{Bridged, veth};
 use support::node::Node;
 use support::pod::{Pod, pair};
+use support::settle;
 use support::stream::{Line, Talk, receive, send};
 use support::tcp;
-
-/// Longer than a segment takes to arrive and to be answered.
-const A_MOMENT: Duration = Duration::from_millis(20);
 
 /// Plays a scene on a plain connection and on a redirected one, and compares what the scene says it saw.
 fn same_as_plain<T: PartialEq + std::fmt::Debug>(scene: impl Fn(TcpStream, TcpStream) -> T) -> Seen<T> {
@@ -123,7 +121,7 @@ fn both_ends_shut_down_over_unread_data() {
             talk.down.send(talk.server, len);
             talk.client.shutdown(Shutdown::Write).unwrap();
             talk.server.shutdown(Shutdown::Write).unwrap();
-            thread::sleep(A_MOMENT);
+            settle();
             talk.up.end(talk.server);
             talk.down.end(talk.client);
         });
@@ -141,7 +139,7 @@ fn an_answer_after_the_reader_s_half_close_arrives() {
             let mut line = Line::new(4);
             line.send(&server, len);
             drop(server);
-            thread::sleep(A_MOMENT);
+            settle();
             line.end(&client);
         });
     }
@@ -157,7 +155,7 @@ fn an_answer_that_crosses_the_reader_s_half_close_arrives() {
         client.shutdown(Shutdown::Write).unwrap();
         line.send(&server, 20_000);
         drop(server);
-        thread::sleep(A_MOMENT);
+        settle();
         line.end(&client);
     });
 }
@@ -168,7 +166,7 @@ fn a_reset_is_seen_by_reader_and_writer() {
     let Seen(seen) = same_as_plain(|client, server| {
         tcp::reset_on_close(&client);
         drop(client);
-        thread::sleep(A_MOMENT);
+        settle();
         (read(&server), read(&server), write_until_refused(&server))
     });
     assert_eq!(
@@ -187,7 +185,7 @@ fn a_reset_refuses_the_next_write() {
     let Seen(seen) = same_as_plain(|client, server| {
         tcp::reset_on_close(&client);
         drop(client);
-        thread::sleep(A_MOMENT);
+        settle();
         write_until_refused(&server)
     });
     assert_eq!(seen, Some(ErrorKind::ConnectionReset));
@@ -202,7 +200,7 @@ fn a_reset_over_unread_data_leaves_a_beginning() {
         line.send(&client, 50_000);
         tcp::reset_on_close(&client);
         drop(client);
-        thread::sleep(A_MOMENT);
+        settle();
         loop {
             match line.receive_some(&server, 1 << 16) {
                 Ok(0) => break None,
@@ -222,7 +220,7 @@ fn closing_over_unread_data_refuses_the_peer() {
     for refused in both(|client, server| {
         send(&client, &[7; 50_000]).unwrap();
         drop(server);
-        thread::sleep(A_MOMENT);
+        settle();
         write_until_refused(&client)
     }) {
         assert!(
@@ -237,10 +235,10 @@ fn writes_to_a_closed_peer_fail_as_ever() {
     needs!();
     let Seen(seen) = same_as_plain(|client, server| {
         drop(server);
-        thread::sleep(A_MOMENT);
+        settle();
         let end = read(&client);
         let first = (&client).write(&[0; 100]).map_err(|error| error.kind());
-        thread::sleep(A_MOMENT);
+        settle();
         (
             end,
             first,
@@ -309,7 +307,7 @@ fn the_death_of_a_reader_refuses_the_writer() {
         send(&client, &[1; 1000]).unwrap();
         holder.kill().unwrap();
         holder.wait().unwrap();
-        thread::sleep(A_MOMENT);
+        settle();
         write_until_refused(&client)
     }) {
         assert!(

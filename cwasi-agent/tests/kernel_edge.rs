@@ -5,7 +5,6 @@ mod support;
 
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc;
-use std::time::Duration;
 
 use cwasi_ebpf_common::maps::{Config, Flow, Sockets};
 use cwasi_ebpf_common::reader::MOST_WAITERS;
@@ -14,13 +13,16 @@ use nix::poll::PollFlags;
 use support::epoll::Epoll;
 use support::netns::{Bridged, veth};
 use support::node::Node;
-use support::patience;
 use support::pod::Pod;
 use support::stream::{Line, wait_for};
+use support::{patience, settle};
 use tokio::io::AsyncReadExt;
 
 /// Longer than any message but those that fill the budget, which are no divisors of it: a reader's last read comes short.
 const BUFFER: usize = 64 << 10;
+
+/// Least, usual and most bytes of TCP's send buffer: more than the tests send to a reader that does not read.
+const SEND_BUFFER: &str = "4096 4194304 4194304";
 
 /// A node with two functions, and a listener of the second.
 struct Pods {
@@ -34,6 +36,10 @@ impl Pods {
     fn new(sockets: Sockets) -> Self {
         let (node, [here, there]) = (Node::new(), veth());
         node.configure(|config| config.budget = Config::MIN_BUDGET);
+        // Else TCP would take as much from the start as it has learned to by then, which is a matter of the machine's speed.
+        for end in [&here, &there] {
+            end.sysctl("ipv4/tcp_wmem", SEND_BUFFER);
+        }
         let client = Pod::enrolled_for(&node, &here, sockets);
         let server = Pod::enrolled_for(&node, &there, sockets);
         let listener = server.listen((Bridged::v4(1), 0));
@@ -166,11 +172,6 @@ impl Program {
     }
 }
 
-/// Lets what was sent arrive, and its events too: the reader looks only then.
-fn settle() {
-    std::thread::sleep(Duration::from_millis(20));
-}
-
 /// A busy reader of a connection, in each direction, and with the end right behind the bytes.
 fn busy_readers(how: Tokio, sockets: Sockets, mut check: impl FnMut(&Node, &TcpStream)) {
     let pods = Pods::new(sockets);
@@ -191,6 +192,7 @@ fn busy_readers(how: Tokio, sockets: Sockets, mut check: impl FnMut(&Node, &TcpS
                 for _ in 0..2 {
                     pods.fill(spill, &from, &mut line);
                     if !ended {
+                        // The reader looks when the bytes' events have come, too.
                         settle();
                         program.drain(how, &mut line);
                     }

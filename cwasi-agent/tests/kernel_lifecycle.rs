@@ -203,7 +203,7 @@ fn the_kill_switch_under_load() {
     for _ in 0..3 {
         node.configure(|config| config.enabled = 0);
         // What was on its way when the switch was set.
-        std::thread::sleep(Duration::from_millis(50));
+        support::settle();
         let before = redirected(&node);
         busy.duplex.goes_on();
         assert_eq!(redirected(&node), before, "switched off is off");

@@ -30,6 +30,20 @@ pub fn patience() -> Duration {
     })
 }
 
+/// Lets what was sent arrive, and be answered: 20 ms, and longer where everything takes longer.
+pub fn settle() {
+    std::thread::sleep(patience() / 500);
+}
+
+/// How much of a long test's usual work is done: all of it, or `CWASI_TEST_EFFORT` percent, for emulated processors.
+pub fn effort() -> u32 {
+    static EFFORT: OnceLock<u32> = OnceLock::new();
+    *EFFORT.get_or_init(|| {
+        let given = std::env::var("CWASI_TEST_EFFORT").ok();
+        given.map_or(100, |text| text.parse().expect("percent in CWASI_TEST_EFFORT"))
+    })
+}
+
 /// Waits until the condition holds, and fails the test when it does not within [`patience`].
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + patience();

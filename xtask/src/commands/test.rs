@@ -44,7 +44,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// itself, or when it is not as docs/kernel-policy.md says.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Kernels to run the kernel tests on: a line for its newest release (6.1), a release (6.1.170), or `all`; repeatable
+    /// Kernels to run the kernel tests on: a line for its newest release (6.1), a release (6.1.170), `newest` or `all`; repeatable
     #[arg(long = "kernel", value_name = "VERSION", value_delimiter = ',')]
     kernels: Vec<Choice>,
 

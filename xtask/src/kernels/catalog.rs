@@ -40,6 +40,8 @@ pub struct Kernel {
 pub enum Choice {
     /// Every kernel of the matrix.
     All,
+    /// The newest release of all.
+    Newest,
     /// A line, for its newest release, or a release.
     Version(Version),
 }
@@ -50,6 +52,7 @@ impl std::str::FromStr for Choice {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text {
             "all" => Ok(Self::All),
+            "newest" => Ok(Self::Newest),
             _ => text.parse().map(Self::Version),
         }
     }
@@ -132,6 +135,7 @@ impl Catalog {
         for choice in choices {
             let found = match choice {
                 Choice::All => self.matrix(),
+                Choice::Newest => self.0.values().next_back().into_iter().collect(),
                 Choice::Version(version) => self.of(*version).into_iter().collect(),
             };
             if found.is_empty() {
@@ -169,11 +173,11 @@ impl Catalog {
             .collect();
         lines.dedup();
         let wanted = match choice {
-            Choice::All => "one".to_owned(),
-            Choice::Version(version) => version.to_string(),
+            Choice::All | Choice::Newest => String::new(),
+            Choice::Version(version) => format!(" {version}"),
         };
         Error::Missing {
-            what: format!("the machine's Debian mirror has no cloud kernel {wanted}"),
+            what: format!("the machine's Debian mirror has no cloud kernel{wanted}"),
             remedy: match lines.as_slice() {
                 [] => "check that the machine's apt sources reach a full Debian mirror".to_owned(),
                 lines => format!("choose from {}", lines.join(", ")),
@@ -239,6 +243,7 @@ Version: 7.0.4-1~bpo13+1
     fn the_matrix_has_both_ends_of_each_line_and_the_newest() {
         let matrix = names(&["all"]);
         assert_eq!(matrix.len(), 4, "{matrix:?}");
+        assert_eq!(names(&["newest"]), matrix[3..]);
     }
 
     #[test]

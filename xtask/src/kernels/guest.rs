@@ -61,6 +61,16 @@ impl Accelerator {
             Self::Emulation => ["-accel", "tcg,thread=multi", "-cpu", "max"],
         }
     }
+
+    /// What the kernel's command line has: for `init.sh` the number of tests at a time, how many seconds a stream may stand still,
+    /// and how much of their usual work long tests do, in percent. For the emulated kernel that it shall read the time from the
+    /// processor, not from an emulated device, and do without what guards it against real processors' faults.
+    const fn parameters(self) -> &'static str {
+        match self {
+            Self::Kvm => "threads=4 patience=20 effort=100",
+            Self::Emulation => "threads=4 patience=60 effort=20 tsc=reliable mitigations=off",
+        }
+    }
 }
 
 /// What a guest left on disk.
@@ -82,7 +92,6 @@ pub fn run(
     image: &Image,
     programs: &Programs,
     accelerator: Accelerator,
-    parameters: &str,
     mut progress: impl FnMut(&str),
 ) -> Result<Logs> {
     let directory = paths::target_dir().join("kernels");
@@ -98,7 +107,10 @@ pub fn run(
     }
     let mut command = qemu(accelerator, image);
     // panic=-1 and -no-reboot: a panic ends qemu. Warnings are printed, for they are looked for.
-    let append = format!("console=ttyS0 panic=-1 oops=panic loglevel=5 {parameters}");
+    let append = format!(
+        "console=ttyS0 panic=-1 oops=panic loglevel=5 {}",
+        accelerator.parameters()
+    );
     command.arg("-initrd").arg(&archive).args(["-append", &append]);
     for log in [&logs.console, &logs.report] {
         command.arg("-serial").arg(serial(log));

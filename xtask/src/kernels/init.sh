@@ -19,8 +19,8 @@ ulimit -n 65536
 exec >/dev/ttyS1 2>&1
 stty raw
 
-# $threads and $patience come from the kernel's command line.
-export RUST_TEST_THREADS="$threads" CWASI_TEST_PATIENCE="$patience"
+# $threads, $patience and $effort come from the kernel's command line.
+export RUST_TEST_THREADS="$threads" CWASI_TEST_PATIENCE="$patience" CWASI_TEST_EFFORT="$effort"
 echo "@release $(uname -r)"
 echo "@probe"
 /bin/cwasi-agent probe -o json

@@ -22,10 +22,6 @@ use crate::{Error, Result};
 /// Kernels that run side by side: each has two processors.
 const AT_ONCE: usize = 2;
 
-/// What is the same for every kernel of a run, on its command line: `init.sh` reads it. Tests wait more than they compute, and a
-/// stream stands still for long where a processor is emulated.
-const PARAMETERS: &str = "threads=6 patience=60";
-
 /// What came of one kernel.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
@@ -105,18 +101,11 @@ fn run_one(
     let version = kernel.version;
     let start = Instant::now();
     let mut ended = 0;
-    let logs = guest::run(
-        &version.to_string(),
-        image,
-        programs,
-        accelerator,
-        PARAMETERS,
-        |report| {
-            let now = Results::parse(report).suites.len();
-            progress.step(version, now - ended);
-            ended = now;
-        },
-    )?;
+    let logs = guest::run(&version.to_string(), image, programs, accelerator, |report| {
+        let now = Results::parse(report).suites.len();
+        progress.step(version, now - ended);
+        ended = now;
+    })?;
     let report = fs::read(&logs.report).file("read", &logs.report)?;
     let console = fs::read(&logs.console).file("read", &logs.console)?;
     let results = Results::parse(&String::from_utf8_lossy(&report));
