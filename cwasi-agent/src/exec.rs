@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus};
 use cwasi_client::cgroup::{self, CgroupError, Leaf};
 use cwasi_client::client::{Client, ClientError};
 use cwasi_client::netns::{self, NetnsError};
-use cwasi_client::protocol::{ErrorCode, FunctionSpec, MAX_ADDRESSES};
+use cwasi_client::protocol::{ErrorCode, FunctionSpec};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -138,15 +138,10 @@ pub fn exec(options: ExecOptions) -> Result<u8, ExecError> {
     Ok(exit_code(status))
 }
 
-/// The addresses by which the command will be reached, as an agent may have no right to look; none where they are too many to tell.
+/// The addresses by which the command will be reached, as an agent may have no right to look.
 fn addresses(netns: Option<&Path>) -> Result<Vec<IpAddr>, NetnsError> {
-    let found = netns.map_or_else(netns::addresses, |netns| {
-        netns::run(netns, netns::addresses).and_then(|found| found)
-    })?;
-    Ok(if found.len() > MAX_ADDRESSES {
-        Vec::new()
-    } else {
-        found
+    netns.map_or_else(netns::function_addresses, |netns| {
+        netns::run(netns, netns::function_addresses).and_then(|found| found)
     })
 }
 

@@ -13,6 +13,8 @@ use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
 
+use crate::protocol::MAX_ADDRESSES;
+
 /// Directory of the network namespaces that `ip netns add` names.
 pub const NAMED: &str = "/run/netns";
 
@@ -156,8 +158,22 @@ pub fn addresses() -> Result<Vec<IpAddr>, NetnsError> {
     Ok(addresses)
 }
 
+/// As many of [`addresses`] as a function may have ([`MAX_ADDRESSES`]), IPv4 first: whoever may configure a namespace can give it
+/// any number.
+///
+/// # Errors
+/// The kernel's list cannot be read.
+pub fn function_addresses() -> Result<Vec<IpAddr>, NetnsError> {
+    let mut addresses = addresses()?;
+    addresses.truncate(MAX_ADDRESSES);
+    Ok(addresses)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
     use nix::sched::unshare;
 
     use super::*;
@@ -187,6 +203,32 @@ mod tests {
         });
         match seen.join().unwrap() {
             Ok(seen) => assert_eq!(seen, Vec::<IpAddr>::new()),
+            Err(errno) => eprintln!("skipped: unshare(CLONE_NEWNET): {errno}"),
+        }
+    }
+
+    #[test]
+    fn a_function_has_no_more_addresses_than_it_may() {
+        let seen = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let batch: String = (0..200)
+                .map(|n| format!("addr add 10.9.{n}.1/32 dev lo\n"))
+                .collect();
+            let ip = Command::new("ip")
+                .args(["-batch", "-"])
+                .stdin(Stdio::piped())
+                .spawn();
+            let Ok(mut ip) = ip else { return Ok(None) };
+            ip.stdin.take().unwrap().write_all(batch.as_bytes()).unwrap();
+            assert!(ip.wait().unwrap().success());
+            Ok::<_, Errno>(Some((addresses().unwrap(), function_addresses().unwrap())))
+        });
+        match seen.join().unwrap() {
+            Ok(Some((all, some))) => {
+                assert_eq!((all.len(), some.len()), (200, MAX_ADDRESSES));
+                assert_eq!(all[..MAX_ADDRESSES], some);
+            }
+            Ok(None) => eprintln!("skipped: no program `ip`: install the package iproute2"),
             Err(errno) => eprintln!("skipped: unshare(CLONE_NEWNET): {errno}"),
         }
     }

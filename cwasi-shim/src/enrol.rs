@@ -56,7 +56,7 @@ impl Enrolment {
         spec.cgroup = Some(leaf.path().to_owned());
         if spec.addresses.is_empty() {
             // The agent looks for itself when it is told none.
-            spec.addresses = netns::addresses().unwrap_or_default();
+            spec.addresses = netns::function_addresses().unwrap_or_default();
         }
         let registered = client.register(&spec)?;
         Ok(Self {

@@ -9,9 +9,10 @@ use cwasi_client::process_report::{
     FunctionRef, MAX_CONNECTIONS, ProcessConnection, ProcessEnd, ProcessReport, ProcessTotals,
 };
 use cwasi_client::protocol::{ApiError, ErrorCode, Flow, Traffic};
+use cwasi_client::spec::{MAX_NAME, check_name};
 use cwasi_ebpf_common::maps::{MAX_FUNCTIONS, MAX_SOCKETS};
 
-use super::candidate::{MAX_NAME, name};
+use super::candidate::invalid;
 use super::view::{PROCESS, age_seconds};
 use super::{Agent, Entry, Process, SavedProcess, SavedProcesses, directory, error};
 
@@ -265,7 +266,8 @@ fn validate(report: &ProcessReport) -> Result<(), ApiError> {
         .connections
         .iter()
         .flat_map(|connection| [&connection.client, &connection.server]);
-    ends.try_for_each(|end| name("function", &end.function, MAX_NAME))
+    ends.try_for_each(|end| check_name("function", &end.function, MAX_NAME))
+        .map_err(|error| invalid(error.to_string()))
 }
 
 impl Agent {
