@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use cwasi_agent::testing::exposition;
 use support_agent::agent::{Agent, text};
 
 const PATHS: &[&str] = &["path=kernel", "path=network", "path=process"];
@@ -108,27 +109,18 @@ type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 
 /// Name, type and labels of what is exposed, without the values of those that tell of the build.
 fn shown(text: &str) -> Metrics {
-    let mut metrics = Metrics::new();
-    for line in text.lines() {
-        if let Some(family) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = family.split_once(' ').unwrap();
-            metrics.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
-        } else if !line.starts_with('#') {
-            let (series, _) = line.rsplit_once(' ').unwrap();
-            let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-            let labels = labels.strip_suffix('}').unwrap().replace('"', "");
-            let labels = match name {
-                "cwasi_build_info" => {
-                    let names = labels.split(',').map(|label| label.split_once('=').unwrap().0);
-                    names.collect::<Vec<_>>().join(",")
-                }
-                _ => labels,
-            };
-            let (_, seen) = metrics.get_mut(name).expect("a type comes before the samples");
-            assert!(seen.insert(labels), "{line} is there twice");
-        }
-    }
-    metrics
+    let families = exposition::parse(text).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let families = families.into_iter().map(|(name, family)| {
+        let label = |(label, value): (String, String)| match name.as_str() {
+            "cwasi_build_info" => label,
+            _ => format!("{label}={value}"),
+        };
+        let series = family.samples.into_keys();
+        let series = series.map(|labels| labels.into_iter().map(label).collect::<Vec<_>>().join(","));
+        let series: BTreeSet<String> = series.collect();
+        (name, (family.kind, series))
+    });
+    families.collect()
 }
 
 #[test]

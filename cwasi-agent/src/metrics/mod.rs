@@ -74,13 +74,15 @@ fn samples(series: &Series, snapshot: &Snapshot) -> Vec<(Vec<String>, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use cwasi_client::protocol::{Degradation, MapUsage, PathCounts, Traffic, Version};
     use cwasi_ebpf_common::reason::{REASONS, Reason};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::agent::Totals;
+    use crate::testing::exposition;
 
     fn snapshot() -> Snapshot {
         let degradation = |reason: &str| Degradation {
@@ -198,6 +200,52 @@ mod tests {
                 .lines()
                 .any(|line| line.starts_with("cwasi_fallback_total{") && line.ends_with(" 77"));
             assert_eq!(shown, !kept_on_tcp.contains(&reason), "{reason:?}");
+        }
+    }
+
+    /// Names of metrics with the labels of their series, but for those that tell of the build.
+    fn series(families: &exposition::Families) -> BTreeSet<String> {
+        let series = families.iter().flat_map(|(name, family)| {
+            let labels = family.samples.keys().filter(move |_| name != "cwasi_build_info");
+            labels.map(move |labels| format!("{name}{labels:?}"))
+        });
+        series.collect()
+    }
+
+    proptest! {
+        /// Whatever words get into it: reasons and details of what is wrong, names of maps, the build.
+        #[test]
+        fn no_word_can_break_the_text_or_add_to_it(
+            reasons in prop::collection::vec(any::<(String, String)>(), 0..5),
+            maps in prop::collection::vec(any::<(String, u64, u64)>(), 0..5),
+            build in any::<(String, u32, String)>(),
+            number: u64,
+        ) {
+            let usual = snapshot();
+            let (version, layout, object_sha256) = build;
+            let absurd = Snapshot {
+                degraded: reasons
+                    .into_iter()
+                    .map(|(reason, detail)| Degradation { reason, remedy: detail.clone(), detail })
+                    .collect(),
+                maps: maps
+                    .into_iter()
+                    .map(|(name, entries, capacity)| MapUsage { name, entries, capacity })
+                    .chain(usual.maps.clone())
+                    .collect(),
+                version: Version { version, layout, object_sha256 },
+                lost_events: number,
+                ..usual.clone()
+            };
+            let (version, object) = (absurd.version.version.clone(), absurd.version.object_sha256.clone());
+            let families = exposition::parse(&render(&absurd).unwrap());
+            let families = families.unwrap_or_else(|wrong| panic!("{wrong}"));
+            let expected = exposition::parse(&render(&usual).unwrap()).unwrap();
+            prop_assert_eq!(series(&families), series(&expected));
+            let lost = &families["cwasi_events_lost_total"].samples[&BTreeMap::new()];
+            prop_assert!((lost - number as f64).abs() < 1.0, "{} is {}", lost, number);
+            let (labels, _) = families["cwasi_build_info"].samples.first_key_value().unwrap();
+            prop_assert_eq!((&labels["version"], &labels["object"]), (&version, &object));
         }
     }
 

@@ -1,4 +1,6 @@
-//! A data plane and a node made of memory, for tests of everything above them.
+//! A data plane and a node made of memory, for tests of everything above them, and a strict reader of what the metrics say.
+
+pub mod exposition;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -38,6 +40,8 @@ pub struct World {
     pub lost_events: u64,
     /// Fill of maps.
     pub usage: Vec<MapUsage>,
+    /// How often the fill of maps was read.
+    pub usage_reads: u64,
     /// Cgroup directories with their ids and numbers of processes.
     pub cgroups: BTreeMap<PathBuf, (u64, usize)>,
     /// Start times of the living processes.
@@ -161,6 +165,7 @@ impl Plane for Fake {
     }
 
     fn usage(&self) -> Result<Vec<MapUsage>, PlaneError> {
+        self.world().usage_reads += 1;
         self.read(|world| world.usage.clone())
     }
 
