@@ -186,11 +186,7 @@ async fn serve_http(options: &RunOptions, started: Arc<OnceLock<Shared>>) -> Res
         .local_addr()
         .map_err(|source| RunError::Metrics { addr, source })?;
     let page = options.status_page;
-    tokio::spawn(async move {
-        if let Err(error) = http::serve(listener, started, page).await {
-            error!("metrics: {error}");
-        }
-    });
+    tokio::spawn(http::serve(listener, started, page, http::Limits::default()));
     info!("metrics on http://{bound}/metrics");
     match page {
         StatusPage::Off => {}
