@@ -3,6 +3,7 @@
 mod fixture;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use cwasi_agent::api::server::Limits;
 use cwasi_client::client::{Client, ClientError};
 use cwasi_client::protocol::{ErrorCode, MAX_REQUEST_BYTES, Reply, Request};
 use fixture::{Running, Setup, leaf};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Sends bytes and returns the line that is answered.
 fn say(stream: &UnixStream, bytes: &[u8]) -> String {
@@ -253,6 +255,45 @@ fn a_caller_that_does_not_read_holds_nobody_up() {
         panic!("no flows");
     };
     assert_eq!(flows.len(), 20_000);
+}
+
+#[test]
+fn long_answers_are_few_at_once() {
+    let limits = Limits {
+        long_answers: 1,
+        write: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let running = Running::with(Setup {
+        limits,
+        ..Setup::default()
+    });
+    let flow = cwasi_ebpf_common::maps::Flow {
+        cookie: 1,
+        ..cwasi_ebpf_common::maps::Flow::default()
+    };
+    running.fake.world().flows = vec![flow; 20_000];
+    let mut deaf = UnixStream::connect(&running.socket).unwrap();
+    deaf.write_all(b"{\"method\":\"flows\"}\n").unwrap();
+    // It has been answered, as far as it takes the answer.
+    poll(
+        &mut [PollFd::new(deaf.as_fd(), PollFlags::POLLIN)],
+        PollTimeout::NONE,
+    )
+    .unwrap();
+    let mut client = running.client();
+    client.call(&Request::Version).unwrap();
+    let Reply::Flows(flows) = client.call(&Request::Flows).unwrap() else {
+        panic!("no flows");
+    };
+    assert_eq!(flows.len(), 20_000);
+    let mut part = Vec::new();
+    let _ = deaf.read_to_end(&mut part);
+    assert_ne!(
+        part.last(),
+        Some(&b'\n'),
+        "it was cut off before the other was answered"
+    );
 }
 
 /// Becomes another user for this thread only, as the system call does and libc's wrapper does not.

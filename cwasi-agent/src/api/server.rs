@@ -25,6 +25,8 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a caller may take to read an answer.
     pub write: Duration,
+    /// Long answers, of many megabytes on a full node, that are held in memory at once.
+    pub long_answers: usize,
 }
 
 impl Default for Limits {
@@ -33,6 +35,7 @@ impl Default for Limits {
             connections: 256,
             idle: Duration::from_secs(60),
             write: Duration::from_secs(10),
+            long_answers: 2,
         }
     }
 }
@@ -40,6 +43,7 @@ impl Default for Limits {
 /// Serves connections until `stop` becomes true; an unload makes it so.
 pub async fn serve(listener: UnixListener, agent: Shared, limits: Limits, stop: watch::Sender<bool>) {
     let permits = Arc::new(Semaphore::new(limits.connections));
+    let turns = Arc::new(Semaphore::new(limits.long_answers));
     let mut stopped = stop.subscribe();
     loop {
         let accepted = tokio::select! {
@@ -73,9 +77,9 @@ pub async fn serve(listener: UnixListener, agent: Shared, limits: Limits, stop: 
             );
             continue;
         };
-        let (agent, stop) = (Arc::clone(&agent), stop.clone());
+        let (agent, turns, stop) = (Arc::clone(&agent), Arc::clone(&turns), stop.clone());
         tokio::spawn(async move {
-            if let Err(error) = converse(stream, &agent, caller, limits, &stop).await {
+            if let Err(error) = converse(stream, &agent, caller, limits, &turns, &stop).await {
                 debug!(pid = caller.pid, "connection: {error}");
             }
             drop(permit);
@@ -117,6 +121,7 @@ async fn converse(
     agent: &Shared,
     caller: Process,
     limits: Limits,
+    turns: &Semaphore,
     stop: &watch::Sender<bool>,
 ) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
@@ -142,6 +147,10 @@ async fn converse(
             serde_json::from_slice(&request).map_err(|error| malformed(format!("not a request: {error}")))
         };
         let unload = matches!(parsed, Ok(Request::Unload));
+        let _turn = match parsed {
+            Ok(Request::Flows | Request::Functions | Request::Events { .. }) => turns.acquire().await.ok(),
+            _ => None,
+        };
         let result = match parsed {
             Ok(request) => dispatch(agent, request, caller).await,
             Err(refusal) => Err(refusal),
