@@ -224,15 +224,34 @@ impl Client {
                 ClientError::Protocol(format!("it ends after {} bytes", answer.len()))
             });
         }
-        match serde_json::from_slice(&answer).map_err(|error| ClientError::Protocol(error.to_string()))? {
-            Response::Ok(reply) => Ok(reply),
-            Response::Error(error) => Err(ClientError::Refused(error)),
-        }
+        decode(&answer)
     }
 }
 
+/// Reads an answer, one line of the agent's.
+///
+/// # Errors
+/// [`ClientError::Refused`] when it is a refusal, [`ClientError::Protocol`] when it is none of the protocol.
+pub fn decode(answer: &[u8]) -> Result<Reply, ClientError> {
+    match serde_json::from_slice(answer).map_err(|error| ClientError::Protocol(error.to_string()))? {
+        Response::Ok(reply) => Ok(reply),
+        Response::Error(error) => Err(ClientError::Refused(error)),
+    }
+}
+
+/// The error of an answer to another question. A long one is not repeated.
 fn unexpected(reply: &Reply) -> ClientError {
-    ClientError::Protocol(format!("unexpected {reply:?}"))
+    let kind = match reply {
+        Reply::Registered(_) => "a registration",
+        Reply::Status(_) => "a status",
+        Reply::Functions(_) => "functions",
+        Reply::Flows(_) => "flows",
+        Reply::Events(_) => "events",
+        Reply::Explanation(_) => "an explanation",
+        Reply::Version(_) => "a version",
+        Reply::Done => "no content",
+    };
+    ClientError::Protocol(format!("it is of another question: {kind}"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use cwasi_agent::agent::{Agent, Kernel, Process, Settings, Store};
 use cwasi_agent::api::{Shared, lock};
 use cwasi_agent::metrics;
-use cwasi_agent::testing::Fake;
+use cwasi_agent::testing::{Fake, exposition};
 
 /// Cgroups of the node: more would only make the way to a registration longer.
 pub const CGROUPS: u64 = 4;
@@ -65,25 +65,8 @@ pub fn check(agent: &Shared, node: &Fake) {
     assert!(functions.len() as u64 <= CGROUPS, "{functions:?}");
     assert!(node.world().attached.len() <= functions.len());
     let text = metrics::render(&agent.snapshot()).expect("metrics can be rendered");
-    for line in text.lines() {
-        assert!(
-            is_exposition(line),
-            "no line of Prometheus' text format: {line:?}"
-        );
-    }
+    exposition::parse(&text).unwrap_or_else(|wrong| panic!("no exposition of Prometheus: {wrong}"));
     serde_json::to_vec(&agent.status()).expect("the status can be written");
     serde_json::to_vec(&agent.flows()).expect("flows can be written");
     serde_json::to_vec(&agent.overview()).expect("what the status page shows can be written");
-}
-
-/// Whether it is a comment, or `name{labels} number`.
-fn is_exposition(line: &str) -> bool {
-    let Some((series, value)) = line.rsplit_once(' ') else {
-        return false;
-    };
-    let name = series.split('{').next().unwrap_or_default();
-    let named = name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"_:".contains(&byte));
-    line.starts_with('#') || (named && !name.is_empty() && value.parse::<f64>().is_ok())
 }

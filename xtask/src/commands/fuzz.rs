@@ -1,4 +1,4 @@
-//! `fuzz`: what the agent reads from others, with cargo-fuzz.
+//! `fuzz`: what the agent and its clients read from others, with cargo-fuzz.
 
 use crate::cargo_tool::CargoTool;
 use crate::error::FileContext;
@@ -22,7 +22,7 @@ const MEMORY_MIB: u32 = 1024;
 /// Longest time of one input, in seconds.
 const TIMEOUT: u32 = 20;
 
-/// Feeds the agent's requests, announcements and state files with what libFuzzer makes of the committed corpus.
+/// Feeds the agent's requests, announcements, state files and answers with what libFuzzer makes of the committed corpus.
 ///
 /// cargo-fuzz is built first when it is missing (a minute, once); the targets take some minutes, once. Inputs that reach new code are
 /// kept in target/fuzz-corpus; one that fails is named, and kept in fuzz/artifacts.
