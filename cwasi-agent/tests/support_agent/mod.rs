@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod busy;
+mod flood;
 pub mod function;
 pub mod peer;
 pub mod prometheus;

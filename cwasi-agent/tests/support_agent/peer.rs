@@ -14,12 +14,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 use std::os::fd::AsFd;
 
+use super::flood;
 use crate::support::stream::{Position, receive, send, wait_for};
 
 pub const ECHO: &str = "echo";
 pub const CALL: &str = "call";
 /// Like [`CALL`], on one connection that is there from the beginning, with the bytes and words of the Python programs.
 pub const ASK: &str = "ask";
+/// See [`flood::deaf`].
+pub const DEAF: &str = "deaf";
+/// See [`flood::flood`].
+pub const FLOOD: &str = "flood";
 
 const ROLE: &str = "PEER_ROLE";
 const ADDRESS: &str = "PEER_ADDRESS";
@@ -51,12 +56,14 @@ fn process() {
         ECHO => echo(address),
         CALL => call(address),
         ASK => ask(address),
+        DEAF => flood::deaf(address),
+        FLOOD => flood::flood(address),
         other => panic!("no such role: {other}"),
     }
 }
 
 /// Tells the test something, on a line of its own whatever the test harness prints.
-fn answer(line: &str) {
+pub(super) fn answer(line: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("\n>{line}\n").as_bytes())
         .expect("write to the test");
@@ -100,7 +107,7 @@ fn reflect(stream: &TcpStream) {
     }
 }
 
-fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
+pub(super) fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
