@@ -135,6 +135,11 @@ impl CommandLine {
         {
             functions.push(FunctionFlags::of_later(next)?);
         }
+        // What follows the end of the flags may be another separator.
+        if functions.iter().any(|function| function.command.is_empty()) {
+            let message = format!("there is no program before a '{SEPARATOR}'");
+            return Err(First::command().error(ErrorKind::MissingRequiredArgument, message));
+        }
         Ok(Self { process, functions })
     }
 
@@ -259,6 +264,9 @@ fn variable(text: &str) -> Result<(String, String), &'static str> {
 mod tests {
     use std::fs;
     use std::io::Write;
+    use std::os::unix::ffi::OsStringExt;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -329,7 +337,13 @@ mod tests {
 
     #[test]
     fn sections_without_a_program_are_refused() {
-        for arguments in [&[][..], &["a.wasm", "--"], &["a.wasm", "--", "--name", "b"]] {
+        for arguments in [
+            &[][..],
+            &["a.wasm", "--"],
+            &["a.wasm", "--", "--name", "b"],
+            &["--", "--", "b.wasm"],
+            &["a.wasm", "--", "--", "--", "b.wasm"],
+        ] {
             let error = refused(arguments);
             assert_eq!(
                 error.kind(),
@@ -419,5 +433,57 @@ mod tests {
             .open_streams()
             .unwrap_err();
         assert_eq!((path, error.kind()), (missing, io::ErrorKind::NotFound));
+    }
+
+    /// Words as a shell may hand them over, in any bytes.
+    fn word() -> impl Strategy<Value = OsString> {
+        const KNOWN: &[&str] = &[
+            "--",
+            "a.wasm",
+            "-",
+            "",
+            "--name",
+            "--single",
+            "--env",
+            "A=1",
+            "=",
+            "--dir",
+            "/:::",
+            "::",
+            "--allow-net",
+            "all",
+            "--http",
+            "[::]:0",
+            "--memory-limit",
+            "-1",
+            "--stdin",
+            "--netns=x",
+            "--no-agent",
+            "-x",
+        ];
+        prop_oneof![
+            6 => prop::sample::select(KNOWN).prop_map(OsString::from),
+            1 => any::<String>().prop_map(OsString::from),
+            1 => prop::collection::vec(any::<u8>(), 0..8).prop_map(OsString::from_vec),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+        #[test]
+        fn all_words_are_functions_or_refused(words in prop::collection::vec(word(), 0..12)) {
+            let line = std::iter::once(OsString::from("cwasi-run")).chain(words);
+            match CommandLine::parse(line) {
+                Ok(line) => {
+                    prop_assert!(!line.functions.is_empty());
+                    for function in &line.functions {
+                        let _ = (function.name(), function.wasm(), function.network());
+                        prop_assert!(!function.arguments().is_empty());
+                    }
+                }
+                Err(error) => prop_assert!(!error.to_string().is_empty()),
+            }
+        }
     }
 }
