@@ -26,6 +26,7 @@ use crate::program::ConcurrentCommand;
 use crate::program::{self, Command, INCOMING_HANDLER, Program, Proxy, Traits, WASI_P1};
 use crate::sockets;
 use crate::state::GuestState;
+use crate::text;
 
 /// What every WebAssembly file starts with.
 const WASM_MAGIC: [u8; 4] = *b"\0asm";
@@ -581,8 +582,7 @@ fn once<T>(cell: &OnceLock<T>, make: impl FnOnce() -> wasmtime::Result<T>) -> Re
 
 /// An error with its causes on one line.
 pub(crate) fn one_line(error: &Error) -> String {
-    let text = format!("{error:#}");
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    text::one_line(&format!("{error:#}"))
 }
 
 /// Gives everything that the engine hashes of its settings to SHA-256; the standard hasher differs from run to run.

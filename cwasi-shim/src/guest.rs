@@ -19,6 +19,7 @@ use crate::program::{Command, Module, Program};
 use crate::sockets::LocalNetwork;
 use crate::state::GuestState;
 use crate::stdio::{Stdio, Streams};
+use crate::text::one_line;
 use crate::ticks::Ticker;
 
 /// What one guest is given. Its sockets are opened in the network namespace of the thread that runs it.
@@ -346,12 +347,7 @@ impl Failure {
 
 /// The error without the backtrace around it, on one line.
 fn cause(error: &Error) -> String {
-    error
-        .root_cause()
-        .to_string()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    one_line(&error.root_cause().to_string())
 }
 
 /// The trap without the engine's prefix.
@@ -364,6 +360,7 @@ fn reason(trap: &Trap) -> String {
 fn place(error: &Error) -> String {
     let backtrace = error.downcast_ref::<WasmBacktrace>();
     let name = backtrace.and_then(|trace| trace.frames().iter().find_map(|frame| frame.func_name()));
-    name.map(|name| format!(" in `{:#}`", rustc_demangle::demangle(name)))
+    name.map(|name| one_line(&format!("{:#}", rustc_demangle::demangle(name))))
+        .map(|name| format!(" in `{name}`"))
         .unwrap_or_default()
 }

@@ -40,4 +40,5 @@ pub mod signals;
 pub mod sockets;
 mod state;
 pub mod stdio;
+mod text;
 pub mod ticks;

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use cwasi_client::spec::{MAX_NAME, is_name};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use super::error::{ShimError, with_causes};
@@ -198,7 +199,7 @@ pub fn guest_config(spec: &Spec) -> Result<GuestConfig, ShimError> {
         .as_ref()
         .and_then(|linux| linux.resources().as_ref()?.memory().as_ref()?.limit());
     Ok(GuestConfig {
-        name: annotation(spec, NAME).unwrap_or_default().to_owned(),
+        name: name(annotation(spec, NAME))?,
         local: None,
         alone: true,
         args,
@@ -236,6 +237,19 @@ pub(super) fn network(allowed: Option<&str>) -> Result<NetworkPolicy, ShimError>
         })
         .collect::<Result<_, _>>()?;
     Ok(NetworkPolicy::only(peers))
+}
+
+/// The name that [`NAME`] gives a function, empty without one.
+fn name(annotation: Option<&str>) -> Result<String, ShimError> {
+    match annotation {
+        Some(name) if !is_name(name, MAX_NAME) => {
+            let reason = format!(
+                "a name is 1 to {MAX_NAME} letters, digits, '-', '_' and '.', the first and the last a letter or digit"
+            );
+            Err(ShimError::annotation(NAME, name, reason))
+        }
+        name => Ok(name.unwrap_or_default().to_owned()),
+    }
 }
 
 fn http_address(annotation: Option<&str>, variable: Option<&str>) -> Result<SocketAddr, ShimError> {

@@ -1,6 +1,6 @@
 //! Machine code for a guest, from the cache or compiled in a process of its own.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -12,6 +12,13 @@ use zygote::{WireError, WireFd, Zygote};
 use super::error::ShimError;
 use crate::cache::{Cache, ROOT_DIR};
 use crate::engine::{Engine, LoadError, Origin};
+
+/// Most bytes of a component or module: an image can have a file of any size, and it is read and compiled outside of the container's
+/// limits.
+pub const MAX_WASM_BYTES: u64 = 256 << 20;
+
+/// Whom the kernel kills first when memory is short, and that it is this process.
+const OOM_SCORE: (&str, &str) = ("/proc/self/oom_score_adj", "1000");
 
 /// Directory of compiled guests, where it is not the default.
 pub const CACHE_VARIABLE: &str = "CWASI_CACHE_DIR";
@@ -46,8 +53,9 @@ struct Done {
 /// much memory and many threads, and the shim lives as long as its pod.
 ///
 /// # Errors
-/// [`ShimError::Load`] for what cannot be compiled or linked.
+/// [`ShimError::Load`] for what cannot be compiled or linked, [`ShimError::TooLarge`].
 pub fn compile(name: &str, wasm: File, shared: bool) -> Result<Compiled, ShimError> {
+    check_size(name, wasm.metadata().map_or(0, |meta| meta.len()))?;
     let cache = std::env::var_os(CACHE_VARIABLE).map_or_else(|| PathBuf::from(ROOT_DIR), PathBuf::from);
     let job = Job {
         wasm: WireFd::new(OwnedFd::from(wasm)),
@@ -66,6 +74,20 @@ pub fn compile(name: &str, wasm: File, shared: bool) -> Result<Compiled, ShimErr
         code: File::from(done.code.into_inner()),
         cached: done.cached,
         cache_errors: done.cache_errors,
+    })
+}
+
+/// Refuses what has more than [`MAX_WASM_BYTES`].
+///
+/// # Errors
+/// [`ShimError::TooLarge`].
+pub fn check_size(name: &str, bytes: u64) -> Result<(), ShimError> {
+    if bytes <= MAX_WASM_BYTES {
+        return Ok(());
+    }
+    Err(ShimError::TooLarge {
+        name: name.to_owned(),
+        bytes,
     })
 }
 
@@ -96,8 +118,13 @@ pub fn engine() -> Result<&'static Engine, LoadError> {
 }
 
 fn run(job: Job) -> Result<Done, WireError> {
+    // With the shim's score the node's other processes would die for a module that takes too much. Where it cannot be set, they do.
+    let (score, first) = OOM_SCORE;
+    let _ = fs::write(score, first);
     let mut wasm = Vec::new();
-    File::from(job.wasm.into_inner()).read_to_end(&mut wasm)?;
+    File::from(job.wasm.into_inner())
+        .take(MAX_WASM_BYTES)
+        .read_to_end(&mut wasm)?;
     let mut cache_errors = Vec::new();
     let cache = Cache::open(&job.cache)
         .map_err(|error| cache_errors.push(error.to_string()))

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use containerd_shim::protos::ttrpc;
 use cwasi_client::cgroup::CgroupError;
 
+use super::compile::MAX_WASM_BYTES;
+use crate::text::one_line;
+
 /// Why a container cannot be made or run. containerd passes the message on to whoever asked for the container.
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
@@ -53,6 +56,14 @@ pub enum ShimError {
         name: String,
         /// Why it cannot become a program.
         reason: String,
+    },
+    /// {name} has {bytes} bytes; a component or module has at most 268435456
+    #[error("{name} has {bytes} bytes; a component or module has at most {MAX_WASM_BYTES}")]
+    TooLarge {
+        /// Path in the image, or digest of the layer.
+        name: String,
+        /// Its length.
+        bytes: u64,
     },
     /// containerd's {call} failed: {reason}
     #[error("containerd's {call} failed: {reason}")]
@@ -113,13 +124,20 @@ pub enum ShimError {
     Process(String),
 }
 
+/// Characters of a value that a message shows.
+const SHOWN: usize = 80;
+
 impl ShimError {
     pub(crate) fn annotation(key: &'static str, value: &str, reason: impl ToString) -> Self {
         Self::Annotation {
             key,
-            value: value.chars().take(80).collect(),
+            value: value.chars().take(SHOWN).collect(),
             reason: reason.to_string(),
         }
+    }
+
+    pub(crate) fn no_entrypoint(program: &str) -> Self {
+        Self::NoEntrypoint(program.chars().take(SHOWN).collect())
     }
 }
 
@@ -133,6 +151,7 @@ impl From<ShimError> for ttrpc::Error {
             | ShimError::Layers(_)
             | ShimError::Platform { .. }
             | ShimError::Load { .. }
+            | ShimError::TooLarge { .. }
             | ShimError::Resources(_) => ttrpc::Code::INVALID_ARGUMENT,
             ShimError::NotFound(_) => ttrpc::Code::NOT_FOUND,
             ShimError::Exists(_) => ttrpc::Code::ALREADY_EXISTS,
@@ -144,7 +163,8 @@ impl From<ShimError> for ttrpc::Error {
             | ShimError::Cgroup(_)
             | ShimError::Process(_) => ttrpc::Code::UNKNOWN,
         };
-        Self::RpcStatus(ttrpc::get_status(code, error))
+        // It goes into events and onto terminals, and images and specifications have a say in it.
+        Self::RpcStatus(ttrpc::get_status(code, one_line(&error.to_string())))
     }
 }
 
@@ -160,4 +180,34 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
         cause = next.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_containerd_is_told_is_one_line() {
+        let entrypoint = format!("/app\n\u{1b}[31m{}", "x".repeat(100_000));
+        for error in [
+            ShimError::no_entrypoint(&entrypoint),
+            ShimError::Platform {
+                path: entrypoint.clone(),
+                machine: 1,
+                expected: 2,
+            },
+            ShimError::Load {
+                name: entrypoint,
+                reason: "it is \r\n nothing".to_owned(),
+            },
+        ] {
+            let ttrpc::Error::RpcStatus(status) = ttrpc::Error::from(error) else {
+                panic!("no status");
+            };
+            let message = status.message();
+            assert!(message.contains("/app"), "{message}");
+            assert!(!message.contains(char::is_control), "{message}");
+            assert!(message.len() < 10_000, "{} bytes", message.len());
+        }
+    }
 }

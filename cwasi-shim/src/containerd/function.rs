@@ -15,9 +15,6 @@ use crate::enrol::AGENT_TIMEOUT;
 /// Socket of the agent, where it is not the default.
 pub const SOCKET_VARIABLE: &str = "CWASI_SOCKET";
 
-/// Longest value of a label that the agent takes, in bytes; a longer one must not cost the function its acceleration.
-const MAX_LABEL_BYTES: usize = 4096;
-
 /// The agent's socket, as this process's environment says.
 #[must_use]
 pub fn agent_socket() -> PathBuf {
@@ -42,7 +39,17 @@ impl Function {
 
     /// Announces the function, and registers it where an agent answers soon enough. Without one the guest runs all the same;
     /// the agent registers what is announced when it comes. Gives whether its connections are accelerated by now.
-    pub fn begin(&self, spec: &FunctionSpec) -> bool {
+    pub fn begin(&self, mut spec: FunctionSpec) -> bool {
+        // What annotations say beside must not cost the function its acceleration.
+        let left_out = spec.fit_labels();
+        if let Some(first) = left_out.first() {
+            let count = left_out.len();
+            log::warn!(
+                "{}: {count} annotations cannot be labels of it, {first:?} for one",
+                spec.name
+            );
+        }
+        let spec = &spec;
         if let Err(error) = Announcements::beside(&self.socket).put(&self.key, spec) {
             log::warn!("an agent that comes later will not know {}: {error}", spec.name);
         }
@@ -109,7 +116,7 @@ impl Enrolled {
             .ok()?;
         let key = key(bundle, containerd_namespace, id);
         let function = Function::new(agent_socket(), key, leaf.path().to_owned());
-        let accelerated = function.begin(&describe(leaf.path()));
+        let accelerated = function.begin(describe(leaf.path()));
         Some(Self {
             leaf,
             function,
@@ -131,7 +138,7 @@ impl Enrolled {
 
     /// Makes the agent know it as something else.
     pub fn describe(&self, describe: impl FnOnce(&Path) -> FunctionSpec) {
-        self.function.begin(&describe(self.leaf.path()));
+        self.function.begin(describe(self.leaf.path()));
     }
 
     /// May be called any number of times.
@@ -161,9 +168,9 @@ pub fn describe(
     } = bundle.pod();
     let own = PathBuf::from(format!("/proc/{pid}/ns/net"));
     let netns = bundle.netns().map(Path::to_owned);
-    let addresses = netns::run(netns.as_deref().unwrap_or(&own), netns::addresses).and_then(|found| found);
+    let addresses =
+        netns::run(netns.as_deref().unwrap_or(&own), netns::function_addresses).and_then(|found| found);
     let mut labels = bundle.labels();
-    labels.retain(|_, value| value.len() <= MAX_LABEL_BYTES);
     labels.extend(uid.map(|uid| ("io.kubernetes.pod.uid".to_owned(), uid)));
     let container = bundle.container_name().map(str::to_owned);
     FunctionSpec {

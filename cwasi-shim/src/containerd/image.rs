@@ -12,6 +12,7 @@ use containerd_client::with_namespace;
 use oci_spec::image::{Arch, Descriptor, ImageIndex, ImageManifest};
 use serde::de::DeserializeOwned;
 
+use super::compile::{MAX_WASM_BYTES, check_size};
 use super::error::{ShimError, with_causes};
 
 /// Media types of layers that are a component or module: the CNCF's artifact, runwasi's, and the earlier content type.
@@ -22,9 +23,7 @@ pub const LAYER_TYPES: [&str; 3] = [
 ];
 
 /// Most bytes of a manifest, as containerd and registries bound it.
-const MAX_MANIFEST_BYTES: usize = 8 << 20;
-/// Most bytes of a Wasm layer.
-const MAX_LAYER_BYTES: usize = 1 << 30;
+const MAX_MANIFEST_BYTES: u64 = 8 << 20;
 
 /// A component or module that is a layer of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +37,7 @@ pub struct Layer {
 /// The Wasm layer of the image of the container `id`; `None` when the image has none. containerd is asked at `address`.
 ///
 /// # Errors
-/// [`ShimError::Layers`] when it has several, [`ShimError::Containerd`].
+/// [`ShimError::Layers`] when it has several, [`ShimError::TooLarge`], [`ShimError::Containerd`].
 pub fn wasm_layer(address: &Path, namespace: &str, id: &str) -> Result<Option<Layer>, ShimError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -65,16 +64,12 @@ impl Store {
         let Some(manifest) = self.manifest(id).await? else {
             return Ok(None);
         };
-        let layers: Vec<_> = manifest.layers().iter().filter(|layer| is_wasm(layer)).collect();
-        match layers.as_slice() {
-            [] => Ok(None),
-            [layer] => {
-                let digest = layer.digest().to_string();
-                let bytes = self.read(&digest, MAX_LAYER_BYTES).await?;
-                Ok(Some(Layer { digest, bytes }))
-            }
-            several => Err(ShimError::Layers(several.len())),
-        }
+        let Some(layer) = only_wasm(manifest.layers())? else {
+            return Ok(None);
+        };
+        let digest = layer.digest().to_string();
+        let bytes = self.read(&digest, MAX_WASM_BYTES).await?;
+        Ok(Some(Layer { digest, bytes }))
     }
 
     async fn manifest(&self, id: &str) -> Result<Option<ImageManifest>, ShimError> {
@@ -120,7 +115,7 @@ impl Store {
         })
     }
 
-    async fn read(&self, digest: &str, most: usize) -> Result<Vec<u8>, ShimError> {
+    async fn read(&self, digest: &str, most: u64) -> Result<Vec<u8>, ShimError> {
         let request = ReadContentRequest {
             digest: digest.to_owned(),
             ..Default::default()
@@ -136,7 +131,7 @@ impl Store {
             .await
             .map_err(|status| failed("content", &status))?
         {
-            if bytes.len() + part.data.len() > most {
+            if (bytes.len() + part.data.len()) as u64 > most {
                 return Err(ShimError::Containerd {
                     call: "content",
                     reason: format!("{digest} has more than {most} bytes"),
@@ -148,12 +143,25 @@ impl Store {
     }
 }
 
+/// The layer that is a component or module; `None` where there is none.
+pub(super) fn only_wasm(layers: &[Descriptor]) -> Result<Option<&Descriptor>, ShimError> {
+    let wasm: Vec<_> = layers.iter().filter(|layer| is_wasm(layer)).collect();
+    match wasm.as_slice() {
+        [] => Ok(None),
+        [layer] => {
+            check_size(layer.digest().as_ref(), layer.size())?;
+            Ok(Some(layer))
+        }
+        several => Err(ShimError::Layers(several.len())),
+    }
+}
+
 fn is_wasm(layer: &Descriptor) -> bool {
     LAYER_TYPES.contains(&layer.media_type().to_string().as_str())
 }
 
 /// The manifest for Wasm, else that for this machine, else the only one.
-fn choose(manifests: &[Descriptor]) -> Option<&Descriptor> {
+pub(super) fn choose(manifests: &[Descriptor]) -> Option<&Descriptor> {
     let of = |wanted: Arch| {
         manifests.iter().find(move |manifest| {
             let platform = manifest.platform().as_ref();

@@ -27,6 +27,8 @@ pub mod error;
 mod events;
 pub mod executor;
 pub mod function;
+#[cfg(test)]
+mod hostile;
 pub mod image;
 pub mod leaf;
 mod logger;

@@ -62,7 +62,7 @@ impl Workload {
             }
         }
         let layer = image::wasm_layer(address, namespace, id)?;
-        let layer = layer.ok_or_else(|| ShimError::NoEntrypoint(program.clone()))?;
+        let layer = layer.ok_or_else(|| ShimError::no_entrypoint(program))?;
         Ok(Self::Guest {
             name: layer.digest,
             wasm: in_memory(&layer.bytes)?,
@@ -100,7 +100,7 @@ fn open_inside(rootfs: &Path, path: &Path) -> Result<Option<File>, ShimError> {
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let file = match openat2(&root, path, how) {
         Ok(fd) => File::from(fd),
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => return Ok(None),
         Err(errno) => return Err(failed("openat2")(errno)),
     };
     let is_file = file.metadata().is_ok_and(|meta| meta.is_file());
@@ -200,6 +200,7 @@ mod tests {
         assert_eq!(read("/../../secret"), None);
         assert_eq!(read("/loop"), None);
         assert_eq!(read("/etc"), None, "a directory is no program");
+        assert_eq!(read(&format!("/{}", "x".repeat(300))), None);
         assert_eq!(read("/absolute").as_deref(), Some("inside"));
         assert_eq!(read("etc/inside").as_deref(), Some("inside"));
     }
