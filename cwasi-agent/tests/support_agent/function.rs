@@ -113,18 +113,22 @@ impl Caller {
         self.goes_on();
     }
 
-    /// Bytes that have come back on the streams, all of them right.
-    pub fn received(&mut self) -> u64 {
+    /// Bytes that have come back on all streams and on the first one, all of them right.
+    pub fn received(&mut self) -> (u64, u64) {
         let answer = self.0.ask("received");
-        answer
-            .parse()
-            .unwrap_or_else(|_| panic!("the caller says: {answer}"))
+        let numbers = answer.split_once(' ');
+        let numbers = numbers.and_then(|(all, first)| Some((all.parse().ok()?, first.parse().ok()?)));
+        numbers.unwrap_or_else(|| panic!("the caller says: {answer}"))
     }
 
-    /// Waits until every stream has brought more than its buffers held.
+    /// Waits until the streams together have brought more than a stream's buffers held, and the first one has gone on, which sends
+    /// nothing before its last bytes have come back.
     pub fn goes_on(&mut self) {
-        let goal = self.received() + (1 << 20);
-        support::eventually("the streams go on", || self.received() > goal);
+        let before = self.received();
+        support::eventually("the streams go on", || {
+            let now = self.received();
+            now.0 > before.0 + (1 << 20) && now.1 > before.1
+        });
     }
 
     /// Opens a connection, which stays open, and talks on it. Returns its address and the bytes it has sent.

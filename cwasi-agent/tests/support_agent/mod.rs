@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod busy;
+pub mod counted;
 mod flood;
 pub mod function;
 pub mod peer;

@@ -159,10 +159,15 @@ fn receive_all(stream: &TcpStream, length: usize) -> std::io::Result<Vec<u8>> {
 }
 
 /// Streams of bytes to an echo and back.
+///
+/// The first one waits for its bytes to come back before it sends more. On a busy machine the others may never be read to the end, and
+/// stay on TCP; this one always can be redirected.
 #[derive(Default)]
 struct Streams {
     stop: Arc<AtomicBool>,
     received: Arc<AtomicU64>,
+    /// What the first stream alone has received.
+    answered: Arc<AtomicU64>,
     threads: Vec<[JoinHandle<Result<u64, String>>; 2]>,
 }
 
@@ -178,7 +183,11 @@ fn call(address: SocketAddr) {
             "stream" => (0..number)
                 .try_for_each(|_| streams.add(address))
                 .map(|()| "streaming".to_owned()),
-            "received" => Ok(streams.received.load(Ordering::Relaxed).to_string()),
+            "received" => Ok(format!(
+                "{} {}",
+                streams.received.load(Ordering::Relaxed),
+                streams.answered.load(Ordering::Relaxed)
+            )),
             "talk" => talk(address, number).map(|(stream, bytes)| {
                 let local = stream.local_addr().expect("getsockname");
                 kept.push(stream);
@@ -220,10 +229,12 @@ impl Streams {
         let stream = dial(address).map_err(said("connect"))?;
         let seed = fastrand::u64(..);
         let (stop, received) = (Arc::clone(&self.stop), Arc::clone(&self.received));
+        let answered = self.threads.is_empty().then(|| Arc::clone(&self.answered));
+        let awaited = answered.clone();
         let writing = stream.try_clone().map_err(said("dup"))?;
         self.threads.push([
-            std::thread::spawn(move || write(&writing, seed, &stop)),
-            std::thread::spawn(move || read(&stream, seed, &received)),
+            std::thread::spawn(move || write(&writing, seed, &stop, awaited.as_deref())),
+            std::thread::spawn(move || read(&stream, seed, &received, answered.as_deref())),
         ]);
         Ok(())
     }
@@ -251,7 +262,12 @@ fn stall() {
     }
 }
 
-fn write(stream: &TcpStream, seed: u64, stop: &AtomicBool) -> Result<u64, String> {
+fn write(
+    stream: &TcpStream,
+    seed: u64,
+    stop: &AtomicBool,
+    answered: Option<&AtomicU64>,
+) -> Result<u64, String> {
     let mut position = Position::new(seed);
     while !stop.load(Ordering::Relaxed) {
         // Small ones are as frequent as large ones.
@@ -260,12 +276,22 @@ fn write(stream: &TcpStream, seed: u64, stop: &AtomicBool) -> Result<u64, String
         send(stream, position.next(length))
             .map_err(|error| format!("send near byte {}: {error}", position.at))?;
         stall();
+        while answered.is_some_and(|answered| answered.load(Ordering::Relaxed) < position.at)
+            && !stop.load(Ordering::Relaxed)
+        {
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
     stream.shutdown(Shutdown::Write).map_err(said("shutdown"))?;
     Ok(position.at)
 }
 
-fn read(stream: &TcpStream, seed: u64, received: &AtomicU64) -> Result<u64, String> {
+fn read(
+    stream: &TcpStream,
+    seed: u64,
+    received: &AtomicU64,
+    answered: Option<&AtomicU64>,
+) -> Result<u64, String> {
     let mut position = Position::new(seed);
     let mut buffer = vec![0; LONGEST];
     loop {
@@ -274,6 +300,9 @@ fn read(stream: &TcpStream, seed: u64, received: &AtomicU64) -> Result<u64, Stri
             Ok(length) => {
                 position.check(&buffer[..length])?;
                 received.fetch_add(length as u64, Ordering::Relaxed);
+                if let Some(answered) = answered {
+                    answered.store(position.at, Ordering::Relaxed);
+                }
             }
             Err(error) => return Err(format!("receive after byte {}: {error}", position.at)),
         }
