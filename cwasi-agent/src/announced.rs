@@ -187,6 +187,7 @@ mod tests {
                 plane: Some(fake.plane()),
                 probes: Vec::new(),
                 degraded: Vec::new(),
+                held_off: false,
             };
             let settings = Settings {
                 bpffs: dir.path().join("bpffs"),

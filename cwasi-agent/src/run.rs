@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::agent::{Agent, Kernel, Node, Settings, StateLocked, Store};
 use crate::announced::Announced;
@@ -23,10 +23,11 @@ use crate::api::socket::{Socket, SocketError};
 use crate::api::{Shared, lock};
 use crate::capabilities::{Capability, Held};
 use crate::http;
+use crate::kernel::object::Object;
 use crate::kernel::selftest::Check;
-use crate::kernel::{KernelPlane, Options, PlaneError, readers, selftest};
+use crate::kernel::{KernelPlane, Options as PlaneOptions, PlaneError, readers, selftest};
 use crate::page::StatusPage;
-use crate::probe::remedy_of_check;
+use crate::probe::{one_line, remedy_of_check};
 
 /// How often events are taken from the kernel's ring, which holds about 1500.
 const EVENTS_EVERY: Duration = Duration::from_millis(200);
@@ -57,6 +58,8 @@ pub struct RunOptions {
     pub state_dir: PathBuf,
     /// Whom the status page is for.
     pub status_page: StatusPage,
+    /// What is loaded into the kernel.
+    pub object: Object,
     /// The rest.
     pub settings: Settings,
 }
@@ -131,9 +134,13 @@ async fn supervise(mut options: RunOptions) -> Result<(), RunError> {
     let started = http::Started::default();
     options.settings.metrics_addr = Some(serve_http(&options, Arc::clone(&started)).await?);
 
-    let (bpffs, budget) = (options.settings.bpffs.clone(), options.settings.budget);
+    let plane = PlaneOptions {
+        budget: options.settings.budget,
+        object: options.object,
+        ..PlaneOptions::new(options.settings.bpffs.clone(), QueueMeasure::SinceEmpty)
+    };
     let opened = tokio::select! {
-        opened = spawn_blocking(move || open_kernel(bpffs, budget)) => opened.map_err(io::Error::from),
+        opened = spawn_blocking(move || open_kernel(plane)) => opened.map_err(io::Error::from),
         _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
     };
     let kernel = opened.map_err(system("open the data plane"))??;
@@ -238,27 +245,27 @@ async fn keep_time(agent: Shared) {
     }
 }
 
-/// Tests the kernel and takes over or makes the data plane.
+/// Tests the kernel and takes over or makes the data plane, with the measure of the queue that was found to work.
 ///
 /// # Errors
 /// Another agent holds the bpffs directory. Anything else is told in [`Kernel::degraded`].
-pub fn open_kernel(bpffs: PathBuf, budget: u32) -> Result<Kernel, RunError> {
+pub fn open_kernel(mut options: PlaneOptions) -> Result<Kernel, RunError> {
     let report = selftest::run();
+    for check in report.checks.iter().filter(|check| !check.passed) {
+        debug!("{}: {}", check.name, check.detail);
+    }
     let mut degraded = failures(&report.checks);
     // Without a measure that works the plane is opened all the same: what an agent before left is kept, and held off.
-    let measure = report.measure.unwrap_or(QueueMeasure::SinceEmpty);
-    let plane = match KernelPlane::open(Options {
-        budget,
-        ..Options::new(bpffs, measure)
-    }) {
+    options.measure = report.measure.unwrap_or(options.measure);
+    let plane = match KernelPlane::open(options) {
         Ok(plane) => Some(plane),
         Err(error @ PlaneError::Locked { .. }) => return Err(RunError::Locked(error)),
         Err(error) => {
-            let (detail, remedy) = (error.to_string(), error.remedy().to_owned());
+            debug!("load: {error}");
             degraded.push(Degradation {
                 reason: LOAD.to_owned(),
-                detail,
-                remedy,
+                detail: one_line(&error.to_string()),
+                remedy: error.remedy().to_owned(),
             });
             None
         }
@@ -289,13 +296,14 @@ pub fn open_kernel(bpffs: PathBuf, budget: u32) -> Result<Kernel, RunError> {
         plane,
         probes,
         degraded,
+        held_off: report.measure.is_none(),
     })
 }
 
 /// The one cause behind these failures: the capability that the agent does without, as the kernel's words do not say it.
 fn without(missing: Capability, failures: &[Degradation]) -> Degradation {
     let seen = failures.first().map(|failure| failure.detail.as_str());
-    let seen = seen.and_then(|detail| detail.lines().next()).unwrap_or_default();
+    let seen = seen.unwrap_or_default();
     Degradation {
         reason: LOAD.to_owned(),
         detail: format!("{} is missing, which {}: {seen}", missing.name, missing.purpose),
@@ -307,10 +315,11 @@ fn without(missing: Capability, failures: &[Degradation]) -> Degradation {
 fn failures(checks: &[Check]) -> Vec<Degradation> {
     let mut failures: Vec<Degradation> = Vec::new();
     for check in checks.iter().filter(|check| !check.passed) {
-        if failures.iter().all(|known| known.detail != check.detail) {
+        let detail = one_line(&check.detail);
+        if failures.iter().all(|known| known.detail != detail) {
             failures.push(Degradation {
                 reason: format!("self_test_{}", check.name),
-                detail: check.detail.clone(),
+                detail,
                 remedy: remedy_of_check(check.name).to_owned(),
             });
         }

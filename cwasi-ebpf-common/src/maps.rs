@@ -65,7 +65,7 @@ pub const EVENT_RING_BYTES: u32 = 256 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
-    /// Not 0: redirect.
+    /// Not 0: redirect. First in every layout: an agent of another one switches it off.
     pub enabled: u32,
     /// Bytes in a receiver's redirect queue above which the sender goes back to TCP.
     pub budget: u32,

@@ -43,6 +43,7 @@ pub fn agent(node: &Fake, state: &Path) -> Shared {
         plane: Some(node.plane()),
         probes: Vec::new(),
         degraded: Vec::new(),
+        held_off: false,
     };
     let settings = Settings {
         bpffs: "/no/bpffs".into(),

@@ -69,8 +69,10 @@ pub struct Kernel {
     pub plane: Option<Box<dyn Plane>>,
     /// What was tried, and whether it works.
     pub probes: Vec<(&'static str, bool)>,
-    /// What is wrong. With anything in here, a plane keeps its maps but does not redirect.
+    /// What is wrong.
     pub degraded: Vec<Degradation>,
+    /// Whether the self-test failed: a plane then keeps its maps but does not redirect.
+    pub held_off: bool,
 }
 
 /// A process, named for good.
@@ -172,7 +174,7 @@ impl Agent {
         }
         let boot = host.boot();
         let mut agent = Self {
-            held_off: kernel.plane.is_some() && !kernel.degraded.is_empty(),
+            held_off: kernel.plane.is_some() && kernel.held_off,
             plane: kernel.plane,
             probes: kernel.probes,
             kernel_degraded: kernel.degraded,

@@ -7,6 +7,7 @@ use cwasi_ebpf_common::reason::Reason;
 use proptest::prelude::*;
 
 use super::*;
+use crate::kernel::readers::READERS;
 use crate::testing::Fake;
 
 mod processes;
@@ -53,6 +54,9 @@ impl Bench {
         let kernel = Kernel {
             plane: Some(fake.plane()),
             probes: vec![("redirect", true)],
+            held_off: degraded
+                .iter()
+                .any(|cause| cause.reason.starts_with("self_test_")),
             degraded,
         };
         Agent::new(kernel, settings(), fake.host(), Store::new(&dir.join("state")))
@@ -486,6 +490,22 @@ fn a_plane_that_cannot_be_held_off_is_not_used() {
     assert!(!bench.agent.status().accelerating);
 }
 
+/// Functions that are vouched for are redirected to all the same.
+#[test]
+fn a_kernel_that_does_not_tell_of_readers_is_not_held_off() {
+    let mut bench = Bench::new();
+    let unseen = Degradation {
+        reason: READERS.to_owned(),
+        ..broken()
+    };
+    bench.agent = Bench::start(&bench.fake, bench.dir.path(), vec![unseen.clone()]);
+    assert!(bench.register("echo", 8, &[]).accelerated);
+    let status = bench.agent.status();
+    assert!(status.accelerating);
+    assert_eq!(status.degraded, [unseen]);
+    assert_eq!(bench.fake.world().config.enabled, 1);
+}
+
 #[test]
 fn without_a_plane_the_agent_still_answers() {
     let mut bench = Bench::new();
@@ -494,6 +514,7 @@ fn without_a_plane_the_agent_still_answers() {
         plane: None,
         probes: vec![("load", false)],
         degraded: vec![broken()],
+        held_off: true,
     };
     let store = Store::new(&bench.dir.path().join("state"));
     bench.agent = Agent::new(kernel, settings(), bench.fake.host(), store);

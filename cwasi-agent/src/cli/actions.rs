@@ -1,10 +1,9 @@
 //! Commands that change something, by the agent where one answers, and on the pins where none does.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cwasi_client::client::{Client, ClientError};
 use cwasi_client::protocol::{Reply, Request};
-use cwasi_ebpf_common::maps::{LAYOUT, names};
 use serde::Serialize;
 
 use super::args::{Common, Format, StateArgs};
@@ -66,14 +65,10 @@ pub(super) fn switch(common: &Common, state: &StateArgs, enabled: bool) -> Resul
     })
 }
 
-fn pinned_config(bpffs: &Path) -> PathBuf {
-    bpffs.join(format!("v{LAYOUT}/maps/{}", names::CONFIG))
-}
-
 /// The switch without an agent: in the pinned configuration, and for the next agent where that does not tell it.
 fn switch_pins(bpffs: &Path, store: &Store, enabled: bool) -> Result<String, CliError> {
     let saved = store.load().agent;
-    let pinned = pinned_config(bpffs).exists();
+    let pinned = pinned::is_configured(bpffs);
     // An agent that found the kernel wanting holds redirection off, and keeps the operator's wish for a better one.
     let held_off = saved.switch.is_some();
     if pinned && !(enabled && held_off) {
@@ -147,7 +142,7 @@ mod tests {
     #[test]
     fn pins_that_cannot_be_switched_are_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let config = pinned_config(dir.path());
+        let config = dir.path().join("v1/maps/CONFIG");
         std::fs::create_dir_all(config.parent().unwrap()).unwrap();
         std::fs::write(&config, "no map").unwrap();
         let store = Store::new(&dir.path().join("state"));

@@ -15,6 +15,7 @@ use ipnet::{AddrParseError, IpNet};
 
 use crate::agent::Settings;
 use crate::exec::ExecOptions;
+use crate::kernel::object::Object;
 use crate::page::StatusPage;
 use crate::prepare::User;
 use crate::run::RunOptions;
@@ -182,6 +183,7 @@ impl RunArgs {
             socket: common.socket.clone(),
             state_dir: self.state.dir(common),
             status_page: self.status_page,
+            object: Object::embedded(),
             settings: Settings {
                 bpffs: common.bpffs.clone(),
                 budget: self.budget_bytes,

@@ -1,10 +1,11 @@
-//! The directory of the pins: `<bpffs>/v<LAYOUT>/{maps,links}`, one agent at a time.
+//! The directory of the pins: `<bpffs>/v<layout>/{maps,links}`, one agent at a time, whatever its layout.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use cwasi_ebpf_common::maps::LAYOUT;
+use cwasi_ebpf_common::maps::names;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -16,20 +17,36 @@ use super::error::PlaneError;
 const CONVENTIONAL: &str = "/sys/fs/bpf";
 
 /// The pins of one layout under one agent's directory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pins {
     root: PathBuf,
 }
 
 impl Pins {
-    pub(super) fn new(bpffs: &Path) -> Self {
+    pub(super) fn new(bpffs: &Path, layout: u32) -> Self {
         Self {
-            root: bpffs.join(format!("v{LAYOUT}")),
+            root: bpffs.join(format!("v{layout}")),
         }
+    }
+
+    /// Those of every layout that an agent has left in its directory.
+    pub(super) fn all(bpffs: &Path) -> Vec<Self> {
+        let entries = std::fs::read_dir(bpffs).into_iter().flatten().flatten();
+        let layouts = entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix('v')?.parse().ok());
+        layouts.map(|layout| Self::new(bpffs, layout)).collect()
     }
 
     pub(super) fn maps(&self) -> PathBuf {
         self.root.join("maps")
+    }
+
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Whether there is a configuration.
+    pub(super) fn are_configured(&self) -> bool {
+        self.map(names::CONFIG).exists()
     }
 
     pub(super) fn links(&self) -> PathBuf {
@@ -48,10 +65,6 @@ impl Pins {
             .collect()
     }
 
-    pub(super) fn exist(&self) -> bool {
-        self.root.exists()
-    }
-
     /// Makes the directories, where that is not yet done.
     pub(super) fn create(&self) -> Result<(), PlaneError> {
         if !is_on_bpffs(&self.root) {
@@ -68,10 +81,12 @@ impl Pins {
 
     /// Removes every pin and directory, up to and without the agent's own directory.
     pub(super) fn remove(&self) -> Result<(), PlaneError> {
-        if !self.exist() {
-            return Ok(());
+        match std::fs::remove_dir_all(&self.root) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(PlaneError::syscall("unlink", self.root.display())(error))
+            }
+            _ => Ok(()),
         }
-        std::fs::remove_dir_all(&self.root).map_err(PlaneError::syscall("unlink", self.root.display()))
     }
 }
 

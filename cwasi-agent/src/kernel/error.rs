@@ -22,6 +22,22 @@ pub enum PlaneError {
         /// What was found, or what failed.
         detail: String,
     },
+    /// No agent has left pins.
+    #[error("nothing is pinned in {}", path.display())]
+    NothingPinned {
+        /// The bpffs directory.
+        path: PathBuf,
+    },
+    /// A pinned map is not the one that the programs expect.
+    #[error("{} has keys of {} and values of {} bytes, not {} and {}", pin.display(), found.0, found.1, wanted.0, wanted.1)]
+    OtherMap {
+        /// The pin.
+        pin: PathBuf,
+        /// Sizes of its keys and values, in bytes.
+        found: (u32, u32),
+        /// Sizes in this layout.
+        wanted: (usize, usize),
+    },
     /// The kernel's BTF cannot be used.
     #[error(transparent)]
     Btf(#[from] BtfError),
@@ -85,6 +101,8 @@ impl PlaneError {
         match self {
             Self::Locked { .. } => "stop the other agent, or give this one its own --bpffs and --socket",
             Self::NoBpffs { .. } => "mount one: mount -t bpf bpf /sys/fs/bpf",
+            Self::NothingPinned { .. } => "give the --bpffs of the agent that was there",
+            Self::OtherMap { .. } => "take the pins away with `cwasi-agent unload`, and restart the agent",
             Self::Btf(BtfError::Read { .. }) => "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
             Self::Btf(BtfError::Malformed(_)) | Self::MissingField { .. } => {
                 "use a kernel that docs/kernel-policy.md lists; connections stay on TCP until then"

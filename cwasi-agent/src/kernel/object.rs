@@ -1,11 +1,12 @@
-//! The embedded eBPF object, and its load.
+//! The eBPF object, and its load.
 
+use std::fmt;
 use std::path::Path;
 
-use aya::maps::{Map, MapData};
+use aya::maps::Map;
 use aya::programs::{SkMsg, SockOps};
 use aya::{Ebpf, EbpfLoader};
-use cwasi_ebpf_common::maps::names;
+use cwasi_ebpf_common::maps::{LAYOUT, names};
 use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure, WaitOffsets};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sha2::{Digest, Sha256};
@@ -16,10 +17,10 @@ use super::layout;
 
 /// The object that `cargo xtask build-ebpf` made of `cwasi-ebpf`.
 #[cfg(not(feature = "log"))]
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/cwasi.bpf.o");
+static EMBEDDED: &[u8] = aya::include_bytes_aligned!("../../ebpf/cwasi.bpf.o");
 /// The same with its log statements: `cargo xtask build-ebpf --features log --out cwasi-agent/ebpf/cwasi-log.bpf.o`.
 #[cfg(feature = "log")]
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/cwasi-log.bpf.o");
+static EMBEDDED: &[u8] = aya::include_bytes_aligned!("../../ebpf/cwasi-log.bpf.o");
 
 pub(super) const SOCK_OPS: &str = "cwasi_sock_ops";
 pub(super) const SK_MSG: &str = "cwasi_sk_msg";
@@ -27,10 +28,55 @@ pub(super) const SK_MSG: &str = "cwasi_sk_msg";
 /// SHA-256 of the embedded object, in hex.
 #[must_use]
 pub fn sha256() -> String {
-    Sha256::digest(OBJECT)
+    Sha256::digest(EMBEDDED)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+/// An eBPF object, with the layout of the maps that it pins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Object {
+    bytes: &'static [u8],
+    layout: u32,
+}
+
+impl Object {
+    /// The one that this program was built with.
+    #[must_use]
+    pub const fn embedded() -> Self {
+        Self {
+            bytes: EMBEDDED,
+            layout: LAYOUT,
+        }
+    }
+
+    /// Another one, whose maps hold what those of the embedded one do: tests of upgrades run an agent with a release's before.
+    #[must_use]
+    pub const fn of(bytes: &'static [u8]) -> Self {
+        Self {
+            bytes,
+            layout: LAYOUT,
+        }
+    }
+
+    /// The same, with pins as another layout has them.
+    #[must_use]
+    pub const fn in_layout(self, layout: u32) -> Self {
+        Self { layout, ..self }
+    }
+
+    /// Number of the layout of its maps.
+    #[must_use]
+    pub const fn layout(self) -> u32 {
+        self.layout
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Object({} bytes, layout {})", self.bytes.len(), self.layout)
+    }
 }
 
 /// The object in the kernel: maps made (or taken from their pins), programs accepted by the verifier.
@@ -43,6 +89,7 @@ pub(super) struct Loaded {
 impl Loaded {
     /// Loads the object. With `pins`, maps are taken from that directory where they are, and pinned there where not.
     pub(super) fn load(
+        object: Object,
         measure: QueueMeasure,
         sockets: Option<u32>,
         pins: Option<&Path>,
@@ -69,7 +116,7 @@ impl Loaded {
         let load = |source| PlaneError::Load {
             source: Box::new(source),
         };
-        let mut ebpf = loader.load(OBJECT).map_err(load)?;
+        let mut ebpf = loader.load(object.bytes).map_err(load)?;
         program::<SockOps>(&mut ebpf, SOCK_OPS)?
             .load()
             .map_err(PlaneError::program(SOCK_OPS, "load"))?;
@@ -113,9 +160,4 @@ where
 {
     let program = ebpf.program_mut(name).ok_or(PlaneError::NoSuch(name))?;
     program.try_into().map_err(PlaneError::program(name, "type"))
-}
-
-/// Opens a pinned map.
-pub(super) fn pinned(pins: &Path, name: &'static str) -> Result<MapData, PlaneError> {
-    MapData::from_pin(pins.join(name)).map_err(PlaneError::map(name, "open"))
 }

@@ -22,8 +22,8 @@ use ipnet::Ipv6Net;
 
 use super::bpffs::{self, Hold, Pins};
 use super::error::PlaneError;
-use super::links;
-use super::object::{Loaded, SK_MSG};
+use super::object::{Loaded, Object, SK_MSG};
+use super::{fit, links, pinned};
 use crate::plane::Plane;
 
 /// Names of the maps whose fill is told, as in the object but for the case.
@@ -62,6 +62,8 @@ pub struct Options {
     pub max_sockets: Option<u32>,
     /// How long an entry without a live socket is left alone: longer than a closing socket can linger.
     pub sweep_grace: Duration,
+    /// What is loaded.
+    pub object: Object,
 }
 
 impl Options {
@@ -75,6 +77,7 @@ impl Options {
             measure,
             max_sockets: None,
             sweep_grace,
+            object: Object::embedded(),
         }
     }
 }
@@ -146,15 +149,24 @@ enum Suspect {
 }
 
 impl KernelPlane {
-    /// Loads the object and takes over what an agent before left in `options.bpffs`, or begins anew.
+    /// Loads the object and takes over what an agent before left in `options.bpffs`, or begins anew. What is pinned there in another
+    /// layout is taken away once this one is in place: connections enrolled in it go on by TCP.
     ///
     /// # Errors
     /// Another agent holds the directory, or the kernel lacks something: [`PlaneError::remedy`] says what to do.
     pub fn open(options: Options) -> Result<Self, PlaneError> {
         let hold = bpffs::hold(&options.bpffs)?;
-        let pins = Pins::new(&options.bpffs);
+        let pins = Pins::new(&options.bpffs, options.object.layout());
+        let mut others = Pins::all(&options.bpffs);
+        others.retain(|other| *other != pins);
         pins.create()?;
-        let mut object = Loaded::load(options.measure, options.max_sockets, Some(&pins.maps()))?;
+        fit::check(&pins)?;
+        let mut object = Loaded::load(
+            options.object,
+            options.measure,
+            options.max_sockets,
+            Some(&pins.maps()),
+        )?;
         let maps = Maps::take(&mut object)?;
         let verdict = ManuallyDrop::new(maps.attach_verdict(&mut object)?);
         let mut plane = Self {
@@ -167,19 +179,26 @@ impl KernelPlane {
             missing: HashMap::new(),
             _hold: hold,
         };
-        plane.begin()?;
+        plane.begin(&others)?;
+        // A socket belongs to one sockhash: no function is attached before the programs of another layout are gone.
+        others.iter().try_for_each(pinned::retire)?;
         plane.adopt()?;
         Ok(plane)
     }
 
-    /// Fills what an empty map cannot mean: the configuration, and the sums that take what does not fit elsewhere.
-    fn begin(&mut self) -> Result<(), PlaneError> {
-        let found = self.config()?;
-        let fresh = found.budget == 0;
-        let config = Config {
-            budget: self.options.budget,
-            ..if fresh { Config::default() } else { found }
-        };
+    /// Fills what an empty map cannot mean: the configuration, whose switch is as it was in another layout, and the sums that take
+    /// what does not fit elsewhere.
+    fn begin(&mut self, others: &[Pins]) -> Result<(), PlaneError> {
+        let mut config = self.config()?;
+        if config.budget == 0 {
+            config = Config::default();
+            for other in others {
+                if pinned::is_enabled(other)? == Some(false) {
+                    config.enabled = 0;
+                }
+            }
+        }
+        config.budget = self.options.budget;
         self.set_config(&config)?;
         for key in [TrafficKey::OTHER, FOLDED[0], FOLDED[1]] {
             if lookup(&self.maps.traffic, &key, names::TRAFFIC)?.is_none() {

@@ -19,7 +19,7 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
 
 use super::error::PlaneError;
 use super::links;
-use super::object::Loaded;
+use super::object::{Loaded, Object};
 use super::plane::Maps;
 use super::sockets::SocketFactory;
 
@@ -201,7 +201,7 @@ impl Bench {
     fn new(measure: QueueMeasure) -> Result<Self, Failure> {
         let netns = private_netns().map_err(call("make a network namespace"))?;
         let (place, mut factory) = Place::enter(netns.as_deref())?;
-        let mut object = Loaded::load(measure, None, None)?;
+        let mut object = Loaded::load(Object::embedded(), measure, None, None)?;
         let mut maps = Maps::take(&mut object)?;
         let verdict = maps.attach_verdict(&mut object)?;
         configure(&mut maps, place.id()?)?;

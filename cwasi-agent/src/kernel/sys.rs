@@ -1,4 +1,4 @@
-//! The two bpf(2) commands that aya has no way to ask for.
+//! What aya has no way to ask bpf(2) for: links under their pins, and values of a size that only the kernel knows.
 
 use std::ffi::CString;
 use std::io;
@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
@@ -49,6 +51,48 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: both descriptors are open for the call.
     unsafe { bpf(BPF_LINK_UPDATE, &attr) }.map(drop)
+}
+
+/// `struct { map_fd; key; value; flags; }` of `union bpf_attr`.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    _padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Reads the first value of an array whose values have `size` bytes (`BPF_MAP_LOOKUP_ELEM`, Linux 3.18).
+pub(super) fn first_value(map: BorrowedFd<'_>, size: usize) -> io::Result<Vec<u8>> {
+    let key = 0_u32;
+    // The kernel writes values in words of 8 bytes.
+    let mut value = vec![0_u64; size.div_ceil(8)];
+    let attr = Element {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        _padding: 0,
+        key: (&raw const key) as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value are live, and have room for what the kernel reads and writes.
+    unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &attr) }?;
+    let bytes = value.iter().flat_map(|word| word.to_ne_bytes());
+    Ok(bytes.take(size).collect())
+}
+
+/// Writes the first value of an array whose values have that size (`BPF_MAP_UPDATE_ELEM`, Linux 3.18).
+pub(super) fn set_first_value(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    let key = 0_u32;
+    let attr = Element {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        _padding: 0,
+        key: (&raw const key) as u64,
+        value: value.as_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value are live, and as long as the kernel reads.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }.map(drop)
 }
 
 /// # Safety

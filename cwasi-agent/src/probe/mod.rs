@@ -127,9 +127,11 @@ fn self_test(capable: bool) -> (Vec<Row>, Option<&'static str>) {
     )
 }
 
-/// A row is one line: of a verifier's log it has the first and the last line that says something.
-fn one_line(detail: &str) -> String {
-    let said = |line: &&str| !line.trim().is_empty() && !line.starts_with("processed ");
+/// What is told is one line: of a verifier's log it has the first and the last line that says something.
+pub(crate) fn one_line(detail: &str) -> String {
+    /// What the verifier says of itself at the end.
+    const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+    let said = |line: &&str| !line.trim().is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word));
     let mut lines = detail.lines().filter(said).map(str::trim);
     match (lines.next(), lines.next_back()) {
         (Some(first), Some(last)) => format!("{first} … {last}"),
@@ -161,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_verifier_log_is_one_line() {
-        let log = "load of program sk_msg: EINVAL\n0: (b7) r0 = 0\n1: (85) call bpf_x#1\nunknown func bpf_x#1\nprocessed 2 insns\n\n";
+        let log = "load of program sk_msg: EINVAL\n0: (b7) r0 = 0\n1: (85) call bpf_x#1\nunknown func bpf_x#1\nverification time 6 usec\nstack depth 0\nprocessed 2 insns\n\n";
         assert_eq!(
             one_line(log),
             "load of program sk_msg: EINVAL … unknown func bpf_x#1"

@@ -43,15 +43,15 @@ mod with {
     ];
 
     /// What both programs call.
-    const COMMON: [(&str, u32); 5] = [
+    const COMMON: [(&str, u32); 3] = [
         ("bpf_map_lookup_elem", sys::BPF_FUNC_map_lookup_elem),
-        ("bpf_map_update_elem", sys::BPF_FUNC_map_update_elem),
         ("bpf_map_delete_elem", sys::BPF_FUNC_map_delete_elem),
-        ("bpf_ktime_get_ns", sys::BPF_FUNC_ktime_get_ns),
         ("bpf_probe_read_kernel", sys::BPF_FUNC_probe_read_kernel),
     ];
 
-    const SOCK_OPS: [(&str, u32); 5] = [
+    const SOCK_OPS: [(&str, u32); 7] = [
+        ("bpf_map_update_elem", sys::BPF_FUNC_map_update_elem),
+        ("bpf_ktime_get_ns", sys::BPF_FUNC_ktime_get_ns),
         ("bpf_sock_hash_update", sys::BPF_FUNC_sock_hash_update),
         ("bpf_sock_ops_cb_flags_set", sys::BPF_FUNC_sock_ops_cb_flags_set),
         ("bpf_get_socket_cookie", sys::BPF_FUNC_get_socket_cookie),
@@ -59,10 +59,7 @@ mod with {
         ("bpf_ringbuf_submit", sys::BPF_FUNC_ringbuf_submit),
     ];
 
-    const SK_MSG: [(&str, u32); 2] = [
-        ("bpf_msg_redirect_hash", sys::BPF_FUNC_msg_redirect_hash),
-        ("bpf_get_current_task", sys::BPF_FUNC_get_current_task),
-    ];
+    const SK_MSG: [(&str, u32); 1] = [("bpf_msg_redirect_hash", sys::BPF_FUNC_msg_redirect_hash)];
 
     pub(in crate::probe) fn rows(capable: bool) -> Vec<Row> {
         if !capable {
@@ -116,7 +113,7 @@ mod with {
                 return eprintln!("skipped: loading programs needs CAP_SYS_ADMIN and CAP_NET_ADMIN");
             }
             let rows = rows(true);
-            assert_eq!(rows.len(), 2 + 7 + 2 * 5 + 5 + 2);
+            assert_eq!(rows.len(), 2 + 7 + 2 * 3 + 7 + 1);
             // SAFETY: as in `rows`.
             let nonsense =
                 unsafe { sys::libbpf_probe_bpf_helper(sys::BPF_PROG_TYPE_SK_MSG, 9999, ptr::null()) };

@@ -73,6 +73,18 @@ impl Agent {
     /// As [`Agent::run`], through a program that executes what follows its arguments.
     pub fn run_by(&self, through: &[&str]) {
         self.launch_by(through);
+        self.wait_until_served();
+    }
+
+    /// As [`Agent::run`], of another program, which finds its place in its environment.
+    pub fn run_program(&self, mut program: Command) {
+        self.settle(&mut program);
+        self.spawn(program);
+        self.wait_until_served();
+    }
+
+    /// Waits until the process serves.
+    pub fn wait_until_served(&self) {
         let deadline = Instant::now() + LONG;
         while !self.serves() {
             if let Some(status) = self
@@ -98,15 +110,20 @@ impl Agent {
         self.launch_by(&[]);
     }
 
-    fn launch_by(&self, through: &[&str]) {
+    /// Starts the process, through a program that executes what follows its arguments.
+    pub fn launch_by(&self, through: &[&str]) {
+        let mut command = self.command_by(through, &["run", "--metrics-addr", "127.0.0.1:0"]);
+        command.args(&self.options);
+        self.spawn(command);
+    }
+
+    fn spawn(&self, mut command: Command) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.dir.path().join("log"))
             .expect("open the log");
-        let child = self
-            .command_by(through, &["run", "--metrics-addr", "127.0.0.1:0"])
-            .args(&self.options)
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -149,10 +166,17 @@ impl Agent {
         self.command_by(&[], arguments)
     }
 
-    fn command_by(&self, through: &[&str], arguments: &[&str]) -> Command {
+    /// As [`Agent::command`], through a program that executes what follows its arguments.
+    pub fn command_by(&self, through: &[&str], arguments: &[&str]) -> Command {
         let line = [through, &[env!("CARGO_BIN_EXE_cwasi-agent")], arguments].concat();
         let mut command = Command::new(line[0]);
-        // Whatever the caller's environment says of another agent.
+        self.settle(&mut command);
+        command.args(&line[1..]);
+        command
+    }
+
+    /// Gives a command this agent's place, whatever the caller's environment says of another.
+    fn settle(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CWASI_") {
                 command.env_remove(name);
@@ -160,9 +184,7 @@ impl Agent {
         }
         command
             .env("CWASI_SOCKET", self.socket())
-            .env("CWASI_BPFFS", &self.bpffs)
-            .args(&line[1..]);
-        command
+            .env("CWASI_BPFFS", &self.bpffs);
     }
 
     /// Runs a command to its end.
