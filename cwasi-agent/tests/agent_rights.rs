@@ -169,7 +169,7 @@ fn what_root_announces_is_registered() {
 #[test]
 fn each_capability_is_needed() {
     needs!();
-    let place = Place::new();
+    let (place, netns) = (Place::new(), veth());
     for missing in NEEDED {
         let others = NEEDED
             .map(|name| name)
@@ -181,6 +181,13 @@ fn each_capability_is_needed() {
         assert!(detail.starts_with(&name), "{detail}");
         assert!(!detail.contains('\n'), "{detail}");
         assert!(remedy.contains("run as root"), "{remedy}");
+        // Functions are on plain TCP.
+        let server = echo(&place.agent, "rights-echo", &netns[1], SERVER);
+        let mut caller = Caller::start(&place.agent, "rights-caller", &netns[0], SERVER);
+        let (address, _) = caller.talk(ROUNDS);
+        assert_eq!(place.agent.flow_of(address), None);
+        caller.finish();
+        drop(server);
         assert!(place.agent.terminate().success());
         fs::remove_file(place.agent.dir.path().join("log")).expect("remove the log");
     }

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod busy;
 pub mod counted;
+pub mod doctored;
 mod flood;
 pub mod function;
 pub mod peer;
