@@ -1,6 +1,9 @@
 //! Images and annotations that mean ill: each is refused with one clear line or used as far as it can be, nothing of it stays, and
 //! neighbours and containerd go on.
 
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use cwasi_testnode::cri::{State, Stream};
 use cwasi_testnode::functions::{APP, image_of, prebuilt};
 use cwasi_testnode::images::{Form, Image, Process};
@@ -100,8 +103,30 @@ fn is_refused(node: &Node, pod: &Pod<'_>, name: &str, image: &Image, reason: &st
     Ok(())
 }
 
+/// Starts the first function of a node, which compiles it, and sees to it that the kernel would kill who compiles before all others:
+/// it has the limits of no container.
+fn started_while_watched(node: &Node) -> Result<Neighbour<'_>> {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let mut seen = false;
+            while !seen && !done.load(Ordering::Relaxed) {
+                let shims = node.processes_like(&["containerd-shim-cwasi-v1"]).into_iter();
+                seen = shims
+                    .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok())
+                    .any(|score| score.trim() == "1000");
+            }
+            seen
+        });
+        let neighbour = Neighbour::start(node);
+        done.store(true, Ordering::Relaxed);
+        assert!(watching.join().expect("no panic"), "no process that dies first");
+        neighbour
+    })
+}
+
 fn broken_programs_are_refused_with_one_line(node: &Node) -> Result<()> {
-    let neighbour = Neighbour::start(node)?;
+    let neighbour = started_while_watched(node)?;
     let component = prebuilt("inspect")?;
     let programs: [(&str, Vec<u8>, &str); 6] = [
         ("empty", Vec::new(), "the file is empty"),
