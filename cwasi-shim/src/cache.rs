@@ -5,6 +5,8 @@
 //! user that nobody else may write, and its digest covers both what it was compiled from and what was compiled. Entries
 //! appear by rename, are never changed afterwards, and may be removed at any time.
 
+mod room;
+
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -27,6 +29,9 @@ use crate::code::Code;
 
 /// Where root's runs keep what they compiled, unless they are told otherwise.
 pub const ROOT_DIR: &str = "/var/cache/cwasi";
+
+/// Most bytes that are kept: a new entry takes the place of those that were not used for longest.
+const MAX_BYTES: i64 = 2 << 30;
 
 /// Ends every entry, after the digest. Changes with the form of the entries.
 const MAGIC: [u8; 8] = *b"cwasi\0\0\x01";
@@ -120,7 +125,7 @@ impl Key {
         self.0
             .iter()
             .map(|byte| format!("{byte:02x}"))
-            .chain([".cwasm".to_owned()])
+            .chain([room::SUFFIX.to_owned()])
             .collect()
     }
 
@@ -283,6 +288,7 @@ impl Cache {
         if digest.finalize().as_slice() != expected {
             return Err(foreign("its content does not match its digest"));
         }
+        room::touch(&file);
         Ok(Some(Entry { file, name }))
     }
 
@@ -317,6 +323,7 @@ impl Cache {
         renameat(&self.dir, temporary.name.as_str(), &self.dir, name.as_str())
             .map_err(|errno| self.failed("renameat", &name, errno.into()))?;
         temporary.renamed();
+        room::make(&self.dir, &self.path, &name, MAX_BYTES);
         Ok(())
     }
 
