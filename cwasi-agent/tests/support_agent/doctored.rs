@@ -162,6 +162,13 @@ impl Drop for Kernel {
     }
 }
 
+/// Why system calls cannot be judged here, `None` if they can: one filter of a process may ask, and that of a container may do so.
+pub fn missing() -> Option<String> {
+    let tried = std::thread::spawn(|| listen(&[]).err()).join();
+    let error = tried.expect("a filter of a thread that ends")?;
+    Some(format!("no filter of system calls: {error}"))
+}
+
 /// Puts a filter on this thread that asks about these calls.
 fn listen(watched: &[libc::c_long]) -> io::Result<OwnedFd> {
     let code = |parts: u32| u16::try_from(parts).expect("16 bits");
