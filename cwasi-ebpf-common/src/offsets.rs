@@ -103,8 +103,33 @@ pub struct WaitOffsets {
     pub poll_events: u32,
 }
 
+/// Where the kernel keeps account of the memory of TCP and of cgroups. Offsets in bytes; `sock_memcg` is 0 where there is no account of
+/// cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct MemoryOffsets {
+    /// `struct sock`: `__sk_common.skc_prot`, a `struct proto`.
+    pub sock_prot: u32,
+    /// `struct proto`: `memory_allocated`, a pointer to an `atomic_long_t`.
+    pub proto_memory_allocated: u32,
+    /// `struct proto`: `sysctl_mem`, a pointer to three `long`.
+    pub proto_sysctl_mem: u32,
+    /// `struct sock`: `sk_memcg`, a `struct mem_cgroup` (`CONFIG_MEMCG`).
+    pub sock_memcg: u32,
+    /// `struct mem_cgroup`: `memory`, a `struct page_counter`.
+    pub memcg_memory: u32,
+    /// `struct page_counter`: `usage.counter`.
+    pub counter_usage: u32,
+    /// `struct page_counter`: `max`.
+    pub counter_max: u32,
+    /// `struct page_counter`: `parent`.
+    pub counter_parent: u32,
+}
+
 #[cfg(feature = "user")]
-const _: () = assert!(size_of::<Offsets>() == 18 * 4 && size_of::<WaitOffsets>() == 12 * 4);
+const _: () = assert!(size_of::<Offsets>() == 18 * 4);
+#[cfg(feature = "user")]
+const _: () = assert!(size_of::<WaitOffsets>() == 12 * 4 && size_of::<MemoryOffsets>() == 8 * 4);
 #[cfg(feature = "user")]
 #[expect(
     unsafe_code,
@@ -119,3 +144,10 @@ unsafe impl aya::Pod for Offsets {}
 )]
 // SAFETY: as above.
 unsafe impl aya::Pod for WaitOffsets {}
+#[cfg(feature = "user")]
+#[expect(
+    unsafe_code,
+    reason = "aya asks for the promise that the type is plain old data"
+)]
+// SAFETY: as above.
+unsafe impl aya::Pod for MemoryOffsets {}

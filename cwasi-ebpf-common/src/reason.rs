@@ -25,7 +25,7 @@ pub enum Reason {
     SocketRefused = 7,
     /// The other end never became a pair: it is remote or not a function.
     Unpaired = 8,
-    /// The receiver's redirect queue is over its budget.
+    /// The receiver's redirect queue is over its budget, or memory is short, see [`crate::memory`].
     Budget = 9,
     /// The receiver has not read everything that was sent by TCP.
     Undrained = 10,

@@ -41,6 +41,8 @@ pub trait Observe {
     fn upper_layer(&self) -> bool;
     /// Bytes redirected to the receiver that it has not read, `None` when they cannot be measured.
     fn queued(&self) -> Option<u32>;
+    /// Whether memory is short, of the machine for TCP or of the receiver, of which `queued` bytes are unread: see [`crate::memory`].
+    fn scarce(&self, queued: u32) -> bool;
     /// Whether the receiver has consumed every byte that was ever sent by TCP.
     fn drained(&self) -> bool;
     /// Whether the receiver is sure to find bytes that follow redirected ones by TCP: vouched for, or seen to wait so.
@@ -75,11 +77,16 @@ pub fn decide(state: State, config: &Config, small_stream: bool, seen: &impl Obs
         return Err(Reason::SmallWrites);
     }
     let queued = seen.queued().ok_or(Reason::Unmeasured)?;
+    // Half the budget keeps a full queue from changing the path at every message.
+    let most = match state {
+        State::Redirect => config.budget,
+        State::Tcp => config.budget / 2,
+    };
+    if queued > most || seen.scarce(queued) {
+        return Err(Reason::Budget);
+    }
     match state {
-        State::Redirect if queued > config.budget => Err(Reason::Budget),
         State::Redirect => Ok(()),
-        // Half the budget keeps a full queue from changing the path at every message.
-        State::Tcp if queued > config.budget / 2 => Err(Reason::Budget),
         State::Tcp if !seen.drained() => Err(Reason::Undrained),
         State::Tcp => seen.reader(),
     }

@@ -35,6 +35,7 @@ struct Direction {
     peer: Result<(), Reason>,
     sending: bool,
     upper_layer: bool,
+    scarce: bool,
     sent: u64,
     read: u64,
     transitions: u32,
@@ -83,6 +84,10 @@ impl Observe for Direction {
         }
     }
 
+    fn scarce(&self, _queued: u32) -> bool {
+        self.scarce
+    }
+
     fn drained(&self) -> bool {
         self.write_seq == self.copied_seq
     }
@@ -117,6 +122,7 @@ impl Direction {
             peer: Ok(()),
             sending: true,
             upper_layer: false,
+            scarce: false,
             sent: 0,
             read: 0,
             transitions: 0,
@@ -216,6 +222,7 @@ enum Step {
     Budget(u32),
     Measure(Measure),
     Polled(bool),
+    Scarce(bool),
     PeerGone,
     PeerFound,
     UpperLayer,
@@ -234,6 +241,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_u32..1000).prop_map(Step::Budget),
         1 => measure().prop_map(Step::Measure),
         2 => prop::bool::weighted(0.8).prop_map(Step::Polled),
+        4 => prop::bool::weighted(0.1).prop_map(Step::Scarce),
         1 => Just(Step::PeerGone),
         6 => Just(Step::PeerFound),
     ]
@@ -264,6 +272,7 @@ fn may_redirect(direction: &Direction, small_stream: bool) -> bool {
         && direction.sending
         && direction.peer.is_ok()
         && !direction.upper_layer
+        && !direction.scarce
         && !small_stream
         && direction.measure != Measure::Broken
 }
@@ -303,6 +312,7 @@ fn play(
             Step::Budget(budget) => direction.config.budget = budget,
             Step::Measure(measure) => direction.measure = measure,
             Step::Polled(polled) => direction.polled = polled,
+            Step::Scarce(scarce) => direction.scarce = scarce,
             Step::PeerGone => direction.peer = Err(Reason::Closing),
             Step::PeerFound => direction.peer = Ok(()),
             Step::UpperLayer => direction.upper_layer = true,
@@ -424,7 +434,13 @@ fn the_model_finds_wrong_decisions() {
     );
     let unbounded = wrong_with(
         Reader::Level,
-        without(Reason::Budget, |direction| direction.state == State::Redirect),
+        without(Reason::Budget, |direction| {
+            direction.state == State::Redirect && !direction.scarce
+        }),
+    );
+    let scarce = wrong_with(
+        Reader::Level,
+        without(Reason::Budget, |direction| direction.scarce),
     );
     let edge = wrong_with(Reader::Edge, without(Reason::EdgeTriggered, |_| true));
     let unpolled = wrong_with(Reader::Edge, without(Reason::Unpolled, |_| true));
@@ -434,6 +450,7 @@ fn the_model_finds_wrong_decisions() {
         ("no budget", unbounded, 100),
         ("taking any reader", edge, 20),
         ("taking a reader that nobody sees", unpolled, 20),
+        ("taking memory that is scarce", scarce, 40),
     ] {
         assert!(found > least, "{mistake}: {found} of 200 found");
     }
@@ -477,6 +494,7 @@ fn every_reason_has_its_place() {
     assert_eq!(verdict(|it| it.write_seq += 1), Err(Reason::Undrained));
     assert_eq!(verdict(|it| it.reader = Reader::Edge), Err(Reason::EdgeTriggered));
     assert_eq!(verdict(|it| it.polled = false), Err(Reason::Unpolled));
+    assert_eq!(verdict(|it| it.scarce = true), Err(Reason::Budget));
     assert_eq!(decide_of(&fresh(), true), Err(Reason::SmallWrites));
     // Who is redirected to already is not asked again.
     let redirected_to = |it: &mut Direction| {

@@ -1,16 +1,19 @@
 //! Reads of kernel memory, by the offsets of the running kernel. Every read may fail: a stale address is an answer, not a fault.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
+use cwasi_ebpf_common::memory::{DEPTH, Limit, Memory};
 use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure, WaitOffsets};
 use cwasi_ebpf_common::reader::{MOST_WAITERS, Waiter, Waiters};
 use cwasi_ebpf_common::redirect::Verdict;
 
-use crate::maps::{offsets, wait_offsets};
+use crate::maps::{memory_offsets, offsets, wait_offsets};
 
 /// The file flag of x86-64, arm64 and riscv64.
 const O_NONBLOCK: u32 = 0o4000;
 /// `TCP_NAGLE_OFF` of `struct tcp_sock`'s `nonagle`: TCP_NODELAY is set.
 const TCP_NAGLE_OFF: u8 = 1;
+/// Low bits of `sk_memcg` that are flags (`SK_BPF_MEMCG_FLAG_MASK`, later than 6.18; pointers leave them 0).
+const MEMCG_FLAGS: u64 = 7;
 /// Low bits of `sk_user_data` that are flags (`SK_USER_DATA_PTRMASK`; two bits before 6.0, which pointers leave 0 too).
 const USER_DATA_FLAGS: u64 = 7;
 
@@ -132,6 +135,51 @@ impl Sock {
         let head = psock + u64::from(offsets.psock_ingress_msg);
         let first: u64 = read(head, 0)?;
         Some(if first == head { 0 } else { since_empty })
+    }
+
+    /// The machine's memory for the socket's protocol.
+    #[inline(always)]
+    pub fn memory(self) -> Option<Memory> {
+        let offsets = memory_offsets();
+        let protocol: u64 = read(self.0, offsets.sock_prot)?;
+        let allocated: u64 = read(protocol, offsets.proto_memory_allocated)?;
+        let limits: u64 = read(protocol, offsets.proto_sysctl_mem)?;
+        let [free, pressure] = read(limits, 0)?;
+        Some(Memory {
+            allocated: read(allocated, 0)?,
+            free,
+            pressure,
+        })
+    }
+
+    /// Whether a cgroup that the socket's memory is charged to is near its limit. A socket of none has none.
+    #[inline(always)]
+    pub fn cgroup_is_full(self) -> bool {
+        let offsets = memory_offsets();
+        if offsets.sock_memcg == 0 {
+            return false;
+        }
+        let memcg = read::<u64>(self.0, offsets.sock_memcg).unwrap_or(0) & !MEMCG_FLAGS;
+        if memcg == 0 {
+            return false;
+        }
+        let mut counter = memcg + u64::from(offsets.memcg_memory);
+        for _ in 0..DEPTH {
+            let (Some(used), Some(most)) = (
+                read(counter, offsets.counter_usage),
+                read(counter, offsets.counter_max),
+            ) else {
+                return false;
+            };
+            if (Limit { used, most }).is_near() {
+                return true;
+            }
+            match read(counter, offsets.counter_parent) {
+                Some(parent) if parent != 0 => counter = parent,
+                _ => return false,
+            }
+        }
+        false
     }
 
     #[inline(always)]

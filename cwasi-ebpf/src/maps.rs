@@ -9,7 +9,7 @@ use cwasi_ebpf_common::maps::{
     MAX_LEARNED, MAX_LISTENERS, MAX_LOCALITY, MAX_SOCKETS, MAX_TRAFFIC, PairEnd, PairKey, TrafficEntry,
     TrafficKey,
 };
-use cwasi_ebpf_common::offsets::{Offsets, WaitOffsets};
+use cwasi_ebpf_common::offsets::{MemoryOffsets, Offsets, WaitOffsets};
 
 /// Entries are allocated when they are needed: an idle node pays for none.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -87,6 +87,19 @@ static WAIT_OFFSETS: WaitOffsets = WaitOffsets {
     poll_events: 0,
 };
 
+/// Set by user space before the load.
+#[unsafe(no_mangle)]
+static MEMORY_OFFSETS: MemoryOffsets = MemoryOffsets {
+    sock_prot: 0,
+    proto_memory_allocated: 0,
+    proto_sysctl_mem: 0,
+    sock_memcg: 0,
+    memcg_memory: 0,
+    counter_usage: 0,
+    counter_max: 0,
+    counter_parent: 0,
+};
+
 /// The offsets of the running kernel. The verifier sees constants: what a kernel lacks is dead code there.
 #[inline(always)]
 pub fn offsets() -> Offsets {
@@ -100,4 +113,11 @@ pub fn wait_offsets() -> Option<WaitOffsets> {
     // SAFETY: as above.
     let offsets = unsafe { core::ptr::read_volatile(&raw const WAIT_OFFSETS) };
     (offsets.sock_wq != 0).then_some(offsets)
+}
+
+/// Where the running kernel keeps account of memory.
+#[inline(always)]
+pub fn memory_offsets() -> MemoryOffsets {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const MEMORY_OFFSETS) }
 }

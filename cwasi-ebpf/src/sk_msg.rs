@@ -4,6 +4,7 @@ use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::bindings::{BPF_F_INGRESS, BPF_TCP_CLOSE_WAIT, BPF_TCP_ESTABLISHED, sk_msg_md};
 use aya_ebpf::programs::SkMsgContext;
 use cwasi_ebpf_common::maps::{Config, Flow, ListenerKey, PairKey, Role, Sockets};
+use cwasi_ebpf_common::memory::{Memory, PROMPT};
 use cwasi_ebpf_common::offsets::QueueMeasure;
 use cwasi_ebpf_common::reason::Reason;
 use cwasi_ebpf_common::redirect::{Observe, State, Streak, Verdict, decide};
@@ -207,6 +208,13 @@ impl Observe for Seen<'_> {
     #[inline(always)]
     fn queued(&self) -> Option<u32> {
         Sock(self.flow.peer_sock).queued(self.flow.since_empty)
+    }
+
+    #[inline(always)]
+    fn scarce(&self, queued: u32) -> bool {
+        // The sender's protocol is TCP as the receiver's is, and its socket is there for sure.
+        Sock(self.flow.sock).memory().is_none_or(Memory::is_scarce)
+            || (queued > PROMPT && Sock(self.flow.peer_sock).cgroup_is_full())
     }
 
     #[inline(always)]

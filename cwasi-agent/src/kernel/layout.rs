@@ -1,6 +1,6 @@
 //! The offsets that the programs need, taken from the kernel's BTF.
 
-use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure, WaitOffsets};
+use cwasi_ebpf_common::offsets::{MemoryOffsets, Offsets, QueueMeasure, WaitOffsets};
 
 use super::btf::{Btf, Member};
 use super::error::PlaneError;
@@ -39,6 +39,23 @@ pub(super) fn offsets(btf: &Btf, measure: QueueMeasure) -> Result<Offsets, Plane
         }),
         _ => Ok(offsets),
     }
+}
+
+/// Finds where the running kernel keeps account of the memory of TCP and of cgroups.
+///
+/// # Errors
+/// The kernel's BTF lacks the account of TCP.
+pub(super) fn memory_offsets(btf: &Btf) -> Result<MemoryOffsets, PlaneError> {
+    Ok(MemoryOffsets {
+        sock_prot: bytes(btf, "sock", "__sk_common.skc_prot")?,
+        proto_memory_allocated: bytes(btf, "proto", "memory_allocated")?,
+        proto_sysctl_mem: bytes(btf, "proto", "sysctl_mem")?,
+        sock_memcg: optional(btf, "sock", "sk_memcg"),
+        memcg_memory: optional(btf, "mem_cgroup", "memory"),
+        counter_usage: optional(btf, "page_counter", "usage"),
+        counter_max: optional(btf, "page_counter", "max"),
+        counter_parent: optional(btf, "page_counter", "parent"),
+    })
 }
 
 /// Finds where the running kernel keeps who waits on a socket.

@@ -7,7 +7,7 @@ use aya::maps::Map;
 use aya::programs::{SkMsg, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use cwasi_ebpf_common::maps::{LAYOUT, names};
-use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure, WaitOffsets};
+use cwasi_ebpf_common::offsets::{MemoryOffsets, Offsets, QueueMeasure, WaitOffsets};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sha2::{Digest, Sha256};
 
@@ -99,12 +99,15 @@ impl Loaded {
         let kernel = Btf::of_kernel()?;
         let offsets: Offsets = layout::offsets(&kernel, measure)?;
         let wait_offsets: WaitOffsets = layout::wait_offsets(&kernel).unwrap_or_default();
+        let memory_offsets: MemoryOffsets = layout::memory_offsets(&kernel)?;
         let btf = aya::Btf::from_sys_fs().ok();
         let mut loader = EbpfLoader::new();
         loader
             .btf(btf.as_ref())
             .override_global("OFFSETS", &offsets, true)
-            .override_global("WAIT_OFFSETS", &wait_offsets, true);
+            .override_global("WAIT_OFFSETS", &wait_offsets, true)
+            // The object of a release before may know nothing of it.
+            .override_global("MEMORY_OFFSETS", &memory_offsets, false);
         if let Some(sockets) = sockets {
             loader.map_max_entries(names::SOCKETS, sockets);
         }

@@ -194,6 +194,11 @@ impl Observe for Asked {
         Some(self.answer(Question::Queued, self.answers.queued, 0).into())
     }
 
+    /// That it may become scarce at any time, and free again, changes no more than the kill switch does.
+    fn scarce(&self, _queued: u32) -> bool {
+        false
+    }
+
     fn drained(&self) -> bool {
         self.answer(Question::Drained, self.answers.drained, true)
     }
