@@ -24,7 +24,7 @@ const MAX_HEAD: usize = 16 * 1024;
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections open at once, at least 1. One more takes the place of the oldest, of those that have not asked yet if there are any:
-    /// who asks at once, as Prometheus and kubelets do, is answered whatever others do.
+    /// who asks at once, as Prometheus and kubelets do, is answered among any number of silent ones.
     pub connections: usize,
     /// How long a connection may take, from its beginning to its only answer's end.
     pub time: Duration,
