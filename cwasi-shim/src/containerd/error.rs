@@ -100,6 +100,9 @@ pub enum ShimError {
     /// there is a container {0} already
     #[error("there is a container {0} already")]
     Exists(String),
+    /// nobody waits for container {0} any more
+    #[error("nobody waits for container {0} any more")]
+    Abandoned(String),
     /// container {id} is {state}, not {wanted}
     #[error("container {id} is {state}, not {wanted}")]
     State {
@@ -155,6 +158,7 @@ impl From<ShimError> for ttrpc::Error {
             | ShimError::Resources(_) => ttrpc::Code::INVALID_ARGUMENT,
             ShimError::NotFound(_) => ttrpc::Code::NOT_FOUND,
             ShimError::Exists(_) => ttrpc::Code::ALREADY_EXISTS,
+            ShimError::Abandoned(_) => ttrpc::Code::CANCELLED,
             ShimError::State { .. } | ShimError::Embed(_) => ttrpc::Code::FAILED_PRECONDITION,
             ShimError::Unsupported(_) => ttrpc::Code::UNIMPLEMENTED,
             ShimError::Containerd { .. }

@@ -72,7 +72,7 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
-    use containerd_shim::protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskStart};
+    use containerd_shim::protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskStart};
     use containerd_shim::util::convert_to_any;
 
     use super::*;
@@ -102,6 +102,10 @@ mod tests {
         same_as_containerd_shim(&TaskExit {
             container_id: container_id.clone(),
             exit_status: 3,
+            ..Default::default()
+        });
+        same_as_containerd_shim(&TaskOOM {
+            container_id: container_id.clone(),
             ..Default::default()
         });
         same_as_containerd_shim(&TaskDelete {

@@ -14,6 +14,7 @@
 //! - [`function`]: a guest as a function of the node's agent.
 //! - [`embed`]: pods whose guests run in one process.
 //! - [`task`]: the life of a container; `tasks`: those of a shim.
+//! - `pidfd` and `oom`: how its process ended.
 //! - `service`: what containerd asks of the containers of a shim; `events` and `logger`: what it is told of them.
 //! - [`trace`]: how long the stages of a start took, for a collector of traces.
 //! - [`remains`]: what a shim that was killed left.
@@ -33,6 +34,7 @@ pub mod image;
 pub mod leaf;
 mod logger;
 mod main;
+mod oom;
 mod pidfd;
 pub mod remains;
 mod service;

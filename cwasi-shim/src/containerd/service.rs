@@ -16,7 +16,7 @@ use containerd_shim::api::{
 };
 use containerd_shim::cgroup::{collect_metrics, update_resources};
 use containerd_shim::mount::mount_rootfs;
-use containerd_shim::protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskIO, TaskStart};
+use containerd_shim::protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskIO, TaskOOM, TaskStart};
 use containerd_shim::protos::types::mount::Mount;
 use containerd_shim::protos::types::task::ProcessInfo;
 use containerd_shim::util::convert_to_any;
@@ -28,7 +28,7 @@ use super::embed::Embedding;
 use super::error::ShimError;
 use super::events::Events;
 use super::leaf;
-use super::task::{State, Task, TaskSpec};
+use super::task::{Notice, State, Task, TaskSpec};
 use super::tasks::Tasks;
 use super::trace::Span;
 
@@ -91,15 +91,19 @@ impl Service {
             stdio,
         };
         let (events, id) = (Arc::clone(&self.events), request.id.clone());
-        let task = Task::create(spec, &self.embedding, span, move |task, exit| {
-            events.send(&TaskExit {
+        let task = Task::create(spec, &self.embedding, span, move |task, notice| match notice {
+            Notice::OutOfMemory => events.send(&TaskOOM {
                 container_id: id.clone(),
-                id,
+                ..Default::default()
+            }),
+            Notice::Ended(exit) => events.send(&TaskExit {
+                container_id: id.clone(),
+                id: id.clone(),
                 pid: task.pid(),
                 exit_status: exit.code,
                 exited_at: Some(exit.at.clone()).into(),
                 ..Default::default()
-            });
+            }),
         })?;
         let pid = task.pid();
         creation.finish(task);
@@ -118,6 +122,21 @@ impl Service {
             ..Default::default()
         });
         Ok(pid)
+    }
+
+    /// Undoes a creation that nobody waits for any more. The next containerd has looked before it was done, and would hold the
+    /// container for one without a task: it could not remove its pod.
+    fn unless_abandoned(&self, call: &TtrpcContext, id: &str) -> Result<(), ShimError> {
+        // The connection's end takes the other side of the channel away.
+        if !call
+            .cancel_rx
+            .try_recv()
+            .is_err_and(|error| error.is_disconnected())
+        {
+            return Ok(());
+        }
+        self.delete_task(id, "")?;
+        Err(ShimError::Abandoned(id.to_owned()))
     }
 
     fn delete_task(&self, id: &str, exec_id: &str) -> Result<DeleteResponse, ShimError> {
@@ -160,7 +179,10 @@ impl Service {
 impl TaskService for Service {
     fn create(&self, call: &TtrpcContext, request: CreateTaskRequest) -> TtrpcResult<CreateTaskResponse> {
         let span = Span::of_call("cwasi.create", &call.metadata, None);
-        let created = self.create_task(request, &span);
+        let id = request.id.clone();
+        let created = self
+            .create_task(request, &span)
+            .and_then(|pid| self.unless_abandoned(call, &id).map(|()| pid));
         if let Err(error) = &created {
             span.failed(error);
         }

@@ -19,6 +19,7 @@ use super::embed::terms::check_resources;
 use super::embed::{Embedding, Membership};
 use super::error::ShimError;
 use super::function::{Enrolled, describe};
+use super::oom::Kills;
 use super::pidfd::{PidFd, Reaped};
 use super::trace::{Marked, Span, marks};
 use super::workload::Workload;
@@ -72,11 +73,22 @@ impl State {
     }
 }
 
+/// What is told of a container that was started.
+#[derive(Clone, Copy, Debug)]
+pub enum Notice<'e> {
+    /// The kernel has killed it because its memory limit was reached; comes before its end.
+    OutOfMemory,
+    /// It has ended.
+    Ended(&'e Exit),
+}
+
 /// A container of this shim.
 pub struct Task {
     spec: TaskSpec,
     container: Container,
     process: PidFd,
+    /// Where the kernel counts what it has killed for memory.
+    kills: Option<Kills>,
     /// What only a guest in a process of its own has.
     enrolled: Option<Enrolled>,
     /// What only a guest has that shares a process.
@@ -156,7 +168,7 @@ fn find(spec: &TaskSpec, span: &Span) -> Result<Workload, ShimError> {
 }
 
 impl Task {
-    /// Creates the container. `ended` is called once, with the end of a container that was started.
+    /// Creates the container. `tell` is called with the end of a container that was started, once.
     ///
     /// # Errors
     /// What is wrong with bundle, image, annotations or program. Nothing of the container is left then.
@@ -164,7 +176,7 @@ impl Task {
         spec: TaskSpec,
         embedding: &Arc<Embedding>,
         span: &Span,
-        ended: impl FnOnce(&Self, &Exit) + Send + 'static,
+        tell: impl Fn(&Self, Notice<'_>) + Send + 'static,
     ) -> Result<Arc<Self>, ShimError> {
         let bundle = &spec.bundle;
         describe_to(span, &spec);
@@ -225,6 +237,7 @@ impl Task {
         }
         let task = Arc::new(Self {
             spec,
+            kills: Kills::of(container.pid.unsigned_abs()),
             container,
             process,
             enrolled: enrolled.flatten(),
@@ -236,12 +249,12 @@ impl Task {
             starting: Mutex::new(()),
         });
         let watched = Arc::clone(&task);
-        thread::spawn(move || watched.watch(reaped, ended));
+        thread::spawn(move || watched.watch(reaped, tell));
         Ok(task)
     }
 
     /// Waits for the end of the process, in a thread of its own.
-    fn watch(&self, reaped: Reaped, ended: impl FnOnce(&Self, &Exit)) {
+    fn watch(&self, reaped: Reaped, tell: impl Fn(&Self, Notice<'_>)) {
         let code = self.process.wait(reaped).unwrap_or_else(|error| {
             log::error!("{}: {error}", self.spec.id);
             u32::from(exit::HOST)
@@ -256,11 +269,16 @@ impl Task {
         }
         let starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         let exit = Exit { code, at };
+        let killed = code == u32::from(exit::KILLED) && self.kills.as_ref().is_some_and(Kills::any);
+        // Before containerd hears of the end, of which this is the reason.
+        if killed && self.state() == State::Running {
+            tell(self, Notice::OutOfMemory);
+        }
         let before = std::mem::replace(&mut *self.lock(), State::Stopped(exit.clone()));
         self.changed.notify_all();
         drop(starting);
         if before == State::Running {
-            ended(self, &exit);
+            tell(self, Notice::Ended(&exit));
         }
     }
 
