@@ -6,6 +6,7 @@
 //! - [`ctr`]: containers as containerd's own client makes them.
 //! - [`agent`]: the node's agent, started, killed and asked.
 //! - [`containerd`]: the versions of containerd that a node can have, and the runtimes that it knows.
+//! - [`faults`]: signals to its parts, and a container without memory.
 //! - [`functions`]: the guests of bench/functions on a node, and modules that are wrong.
 //! - [`images`]: container images, made here (`cargo xtask images` writes them to files).
 //! - [`native`]: static native programs, for the pause image and as peers of Wasm functions.
@@ -22,6 +23,7 @@ pub mod containerd;
 pub mod cri;
 pub mod ctr;
 mod error;
+pub mod faults;
 pub mod functions;
 pub mod machine;
 pub mod namespaces;

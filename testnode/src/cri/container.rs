@@ -56,6 +56,10 @@ impl<'n> Container<'n> {
         &self.id
     }
 
+    pub(crate) const fn node(&self) -> &'n Node {
+        self.node
+    }
+
     /// Starts it.
     ///
     /// # Errors
