@@ -20,8 +20,8 @@ use crate::{Error, Result, interrupt};
 /// Prefix of the directories of private agents.
 const PREFIX: &str = "cwasi-";
 
-/// Where the directories with sockets and state are.
-const RUN: &str = "/run";
+/// Where the directories with sockets and state are: cwasi-testnode's nodes, which have a /run of their own, see it, too.
+const RUN: &str = "/tmp";
 
 /// Where the pins are.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -189,7 +189,10 @@ impl Agent {
     }
 
     /// Asks on a new connection: the agent closes those that are silent for long.
-    pub(crate) fn call(&self, request: &Request) -> Result<Reply> {
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub fn call(&self, request: &Request) -> Result<Reply> {
         Ok(Client::connect(&self.socket)?.call(request)?)
     }
 }

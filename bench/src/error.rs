@@ -89,19 +89,6 @@ pub enum Error {
         /// How many.
         failed: usize,
     },
-    /// {broken} connections broke that nothing had broken, {wrong} of them with wrong bytes; the report says which
-    #[error(
-        "{broken} connections broke that nothing had broken, {wrong} of them with wrong bytes; the report says which"
-    )]
-    Soak {
-        /// How many.
-        broken: usize,
-        /// Those of them whose bytes were wrong.
-        wrong: usize,
-    },
-    /// left behind by the soak: {0}
-    #[error("left behind by the soak: {0}")]
-    Left(String),
     /// network namespaces need root; run this with sudo
     #[error("network namespaces need root; run this with sudo")]
     NotRoot,
@@ -129,7 +116,7 @@ impl<T, E: Into<io::Error>> IoContext<T> for std::result::Result<T, E> {
 }
 
 /// The action of a file operation, for [`IoContext::action`].
-pub(crate) fn on(verb: &'static str, path: impl Into<PathBuf>) -> impl FnOnce() -> String {
+pub fn on(verb: &'static str, path: impl Into<PathBuf>) -> impl FnOnce() -> String {
     let path = path.into();
     move || format!("{verb} {}", path.display())
 }

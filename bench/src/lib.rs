@@ -7,7 +7,6 @@
 //! - [`stats`], [`report`]: medians, paired ratios, tables and JSON.
 //! - [`compare`]: the same workload plain, enrolled and enrolled with acceleration off, interleaved (`cwasi-bench ab`).
 //! - [`suite`]: functions and what they are compared with, guest to guest, side by side (`cargo xtask bench`).
-//! - [`soak`]: mixed traffic with faults for minutes, every byte compared (`cargo xtask soak`).
 //! - [`demo`]: Wasm functions in pods, in the kernel and by TCP (`cargo xtask demo`).
 
 pub mod agent;
@@ -18,7 +17,6 @@ pub mod interrupt;
 pub mod native;
 pub mod process;
 pub mod report;
-pub mod soak;
 pub mod stats;
 pub mod suite;
 pub mod tool;

@@ -172,12 +172,18 @@ impl Process {
     }
 
     /// Sends a signal to it alone.
-    pub(crate) fn signal(&self, what: Signal) -> Result<()> {
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn signal(&self, what: Signal) -> Result<()> {
         self.pid().map_or(Ok(()), |pid| signal(kill(pid, what)))
     }
 
     /// Sends a signal to it and to what it has started.
-    pub(crate) fn signal_group(&self, what: Signal) -> Result<()> {
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn signal_group(&self, what: Signal) -> Result<()> {
         self.pid().map_or(Ok(()), |pid| signal(killpg(pid, what)))
     }
 
@@ -190,7 +196,10 @@ impl Process {
     }
 
     /// Its exit status, once it has ended.
-    pub(crate) fn poll(&mut self) -> Result<Option<ExitStatus>> {
+    ///
+    /// # Errors
+    /// Its state cannot be read.
+    pub fn poll(&mut self) -> Result<Option<ExitStatus>> {
         if self.ended.is_none() {
             self.ended = self
                 .child

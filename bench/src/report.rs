@@ -33,6 +33,19 @@ pub fn rounds(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
+/// The number of minutes that a command line asks for.
+///
+/// # Errors
+/// No number, less than three seconds, or more than months.
+pub fn minutes(text: &str) -> std::result::Result<f64, String> {
+    let minutes: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.05..=100_000.0).contains(&minutes) {
+        Ok(minutes)
+    } else {
+        Err("from 0.05 to 100000".to_owned())
+    }
+}
+
 /// A table whose first columns, `names` of them, are text and whose others are numbers.
 #[must_use]
 pub fn table<const N: usize>(

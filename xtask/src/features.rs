@@ -42,7 +42,12 @@ const FEATURES: [Feature; 3] = [
 pub const PACKAGES: [&str; 4] = ["libelf-dev", "libseccomp-dev", "pkg-config", "protobuf-compiler"];
 
 /// Crates that can only be built with the feature `containerd`'s packages.
-const CONTAINERD_CRATES: [&str; 3] = ["cwasi-bench-start", "cwasi-stock-shim", "cwasi-testnode"];
+const CONTAINERD_CRATES: [&str; 4] = [
+    "cwasi-bench-start",
+    "cwasi-soak",
+    "cwasi-stock-shim",
+    "cwasi-testnode",
+];
 
 /// Adds `--workspace`, without what this machine cannot build, and the features that it can.
 pub fn whole_workspace(command: &mut Command) -> &mut Command {
@@ -90,18 +95,35 @@ fn of_selected<'a>(
 
 /// Adds the shims of containerd and what measures them; `None` when this machine cannot build them.
 pub fn containerd_programs(command: &mut Command) -> Option<&mut Command> {
+    programs_of(
+        command,
+        &[
+            // Not the runner again: that of a plain build is measured.
+            ("cwasi-shim", "containerd-shim-cwasi-v1"),
+            ("cwasi-stock-shim", "containerd-shim-stock-v1"),
+            ("cwasi-bench-start", "cwasi-bench-start"),
+        ],
+    )
+}
+
+/// Adds the shim of containerd and the soak; `None` when this machine cannot build them.
+pub fn soak_programs(command: &mut Command) -> Option<&mut Command> {
+    programs_of(
+        command,
+        &[
+            ("cwasi-shim", "containerd-shim-cwasi-v1"),
+            ("cwasi-soak", "cwasi-soak"),
+        ],
+    )
+}
+
+/// Adds programs, each of a package, that need what the feature `containerd` needs.
+fn programs_of<'a>(command: &'a mut Command, programs: &[(&str, &str)]) -> Option<&'a mut Command> {
     let feature = available()
         .into_iter()
         .find(|feature| feature.feature == "containerd")?;
-    let packages = ["cwasi-shim", "cwasi-stock-shim", "cwasi-bench-start"];
-    // Not the runner again: that of a plain build is measured.
-    let programs = [
-        "containerd-shim-cwasi-v1",
-        "containerd-shim-stock-v1",
-        "cwasi-bench-start",
-    ];
-    command.args(packages.iter().flat_map(|package| ["-p", package]));
-    command.args(programs.iter().flat_map(|program| ["--bin", program]));
+    command.args(programs.iter().flat_map(|(package, _)| ["-p", package]));
+    command.args(programs.iter().flat_map(|(_, program)| ["--bin", program]));
     Some(command.arg("--features").arg(feature.name()))
 }
 

@@ -1,18 +1,27 @@
-//! What is done to the agent and to functions at random moments.
+//! What is done to the agent, to containerd and to functions at random moments.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cwasi_bench::agent::Agent;
+use cwasi_bench::error::IoContext;
+use cwasi_bench::interrupt;
+use cwasi_bench::process::Process;
 use cwasi_client::protocol::Request;
 use fastrand::Rng;
 use nix::sys::signal::{Signal, kill};
 
+use super::containerd::Containerd;
 use super::results::{Tally, lock};
-use crate::agent::Agent;
-use crate::error::IoContext;
-use crate::process::Process;
-use crate::{Result, interrupt};
+use crate::Result;
+
+/// What was done to a session.
+pub(super) struct Fault {
+    pub(super) name: &'static str,
+    /// Whether its connections end by it.
+    pub(super) deadly: bool,
+}
 
 /// A fault of the agent.
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +76,37 @@ pub(super) fn of_the_agent(
     Ok(())
 }
 
+/// Does faults to containerd until it is `over`; leaves it running.
+pub(super) fn of_containerd(
+    containerd: &Containerd,
+    mut random: Rng,
+    tally: &Mutex<Tally>,
+    over: &AtomicBool,
+) -> Result<()> {
+    while !over.load(Ordering::Relaxed) {
+        interrupt::pause(milliseconds(&mut random, 500, 6000))?;
+        let length = milliseconds(&mut random, 1, 1000);
+        let name = match random.u8(..3) {
+            0 => {
+                containerd.hold(length)?;
+                "containerd stopped and continued"
+            }
+            1 => {
+                containerd.replace(Signal::SIGKILL, length)?;
+                "containerd killed and started"
+            }
+            _ => {
+                containerd.replace(Signal::SIGTERM, Duration::ZERO)?;
+                "containerd replaced"
+            }
+        };
+        lock(tally).fault(name);
+    }
+    Ok(())
+}
+
 /// A fault of functions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum FunctionFault {
     /// SIGSTOP and SIGCONT: a reader that does not read, or a writer that does not write.
     Stopped,
@@ -88,17 +126,13 @@ impl FunctionFault {
         }
     }
 
-    /// Whether its connections end by it.
-    pub(super) const fn is_deadly(self) -> bool {
-        !matches!(self, Self::Stopped)
-    }
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Stopped => "function stopped and continued",
-            Self::Killed => "function killed",
-            Self::Orphaned => "launcher killed",
-        }
+    pub(super) const fn fault(self) -> Fault {
+        let (name, deadly) = match self {
+            Self::Stopped => ("function stopped and continued", false),
+            Self::Killed => ("function killed", true),
+            Self::Orphaned => ("launcher killed", true),
+        };
+        Fault { name, deadly }
     }
 
     pub(super) fn hit(self, process: &Process, random: &mut Rng) -> Result<()> {
@@ -107,11 +141,12 @@ impl FunctionFault {
                 process.signal_group(Signal::SIGSTOP)?;
                 let paused = interrupt::pause(milliseconds(random, 1, 300));
                 process.signal_group(Signal::SIGCONT)?;
-                paused
+                paused?;
             }
-            Self::Killed => process.signal_group(Signal::SIGKILL),
-            Self::Orphaned => process.signal(Signal::SIGKILL),
+            Self::Killed => process.signal_group(Signal::SIGKILL)?,
+            Self::Orphaned => process.signal(Signal::SIGKILL)?,
         }
+        Ok(())
     }
 }
 

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use cwasi_bench::agent::Agent;
+use cwasi_bench::error::{IoContext, on};
 use serde::Serialize;
 
 use crate::Result;
-use crate::agent::Agent;
-use crate::error::{IoContext, on};
 
 /// Memory in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]

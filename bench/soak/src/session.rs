@@ -7,25 +7,30 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use cwasi_bench::agent::Agent;
+use cwasi_bench::process::Process;
+use cwasi_bench::topology::{Pod, Ports, Topology};
+use cwasi_bench::{Error, interrupt};
 use cwasi_peer::bulk::Sent;
 use cwasi_peer::client::Measured;
 use fastrand::Rng;
+use nix::sys::signal::Signal;
 
-use super::Programs;
+use super::containerd::Containerd;
+use super::faults::{Fault, FunctionFault};
 use super::lane::Lane;
+use super::pods::{NotBegun, Stream};
 use super::results::lock;
-use crate::agent::Agent;
-use crate::process::Process;
-use crate::topology::{Pod, Ports, Topology};
-use crate::{Error, Result, interrupt};
+use crate::{Programs, Result};
 
 /// How long one end may go on after the other: it reads what is on its way.
-const END: Duration = Duration::from_secs(30);
+pub(super) const END: Duration = Duration::from_secs(30);
 
 /// The same after an end that failed: the other one may wait for a connection that never comes.
-const AFTER_FAILURE: Duration = Duration::from_secs(3);
+pub(super) const AFTER_FAILURE: Duration = Duration::from_secs(3);
 
-const POLL: Duration = Duration::from_millis(5);
+/// How often a session is looked at.
+pub(super) const POLL: Duration = Duration::from_millis(5);
 
 /// Exit code of `cwasi-agent exec` when it has not run its command.
 const NOT_RUN: i32 = 125;
@@ -38,6 +43,8 @@ const REQUESTS: [u64; 4] = [64, 1000, 16_384, 200_003];
 
 /// What sessions need.
 pub(super) struct Stage {
+    /// Where pods are in containerd, where there can be any.
+    pub(super) containerd: Option<Containerd>,
     // Functions live in the pods and end before the agent that they are registered with.
     pub(super) topology: Topology,
     pub(super) agent: Agent,
@@ -61,8 +68,23 @@ pub(super) enum Outcome {
     },
 }
 
-/// A server and its client; or both in one process.
-pub(super) struct Session {
+/// A connection with its two ends.
+pub(super) trait Session {
+    /// Whether one of them has ended: soon the other one will.
+    fn has_ended(&mut self) -> Result<bool>;
+
+    /// Does a fault to one of them.
+    fn hurt(&mut self, random: &mut Rng) -> Result<Fault>;
+
+    /// Ends what stands still.
+    fn give_up(&mut self);
+
+    /// Waits for the end, of which a deadly fault is the reason when it was `hurt`.
+    fn end(self: Box<Self>, hurt: bool) -> Result<Outcome>;
+}
+
+/// Processes: a server and its client; or both in one.
+struct Processes {
     server: Option<Process>,
     client: Process,
     expected: Expected,
@@ -97,12 +119,33 @@ impl Expected {
 }
 
 impl Stage {
-    /// Begins a session of about `amount` bytes.
-    pub(super) fn begin(&self, lane: Lane, amount: u64, random: &mut Rng) -> Result<Session> {
+    /// Begins a session of about `amount` bytes; gives what came of one that did not begin.
+    pub(super) fn begin(
+        &self,
+        lane: Lane,
+        amount: u64,
+        random: &mut Rng,
+    ) -> Result<std::result::Result<Box<dyn Session + '_>, Outcome>> {
+        if !lane.is_of_pods() {
+            return Ok(Ok(Box::new(self.processes(lane, amount, random)?)));
+        }
+        let containerd = self
+            .containerd
+            .as_ref()
+            .expect("lanes of pods run where there can be any");
+        let size = pick(&WRITES, random);
+        let begun = Stream::begin(containerd, lane == Lane::PodProcess, size, amount)?;
+        Ok(match begun {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(NotBegun::Away) => Err(Outcome::NotBegun),
+            Err(NotBegun::Refused(why)) => Err(Outcome::Broken { wrong: false, why }),
+        })
+    }
+
+    fn processes(&self, lane: Lane, amount: u64, random: &mut Rng) -> Result<Processes> {
         let [client, server] = self.topology.pods() else {
             unreachable!("the soak has two pods");
         };
-        let pick = |sizes: &[u64], random: &mut Rng| sizes[random.usize(..sizes.len())];
         let at = |pod: &Pod| SocketAddr::from((pod.v4, lock(&self.ports).take())).to_string();
         let (program, serve, call, expected, address);
         if lane == Lane::Requests {
@@ -177,9 +220,10 @@ impl Stage {
                 Some(self.guest("request-server", server, program, &serve)),
                 self.native("request-client", client, program, &call),
             ),
+            Lane::Pods | Lane::PodProcess => unreachable!("they are no processes of the soak's"),
         };
         let start = |mut command: Command| Process::spawn(&mut command, None);
-        Ok(Session {
+        Ok(Processes {
             // A client waits for a server that is late.
             server: server.map(start).transpose()?,
             client: start(client)?,
@@ -210,7 +254,7 @@ impl Stage {
     }
 }
 
-impl Session {
+impl Processes {
     fn all(&mut self) -> impl Iterator<Item = &mut Process> {
         self.server.iter_mut().chain([&mut self.client])
     }
@@ -227,30 +271,35 @@ impl Session {
         Ok((running, failed))
     }
 
-    /// Whether one of its processes has ended: soon the other one will.
-    pub(super) fn has_ended(&mut self) -> Result<bool> {
+    /// One of its processes.
+    fn any(&self, random: &mut Rng) -> &Process {
+        match &self.server {
+            Some(server) if random.bool() => server,
+            _ => &self.client,
+        }
+    }
+}
+
+impl Session for Processes {
+    fn has_ended(&mut self) -> Result<bool> {
         let all = self.all().count();
         Ok(self.state()?.0 < all)
     }
 
-    /// One of its processes.
-    pub(super) fn any(&self, random: &mut Rng) -> Option<&Process> {
-        match &self.server {
-            Some(server) if random.bool() => Some(server),
-            _ => Some(&self.client),
-        }
+    fn hurt(&mut self, random: &mut Rng) -> Result<Fault> {
+        let fault = FunctionFault::draw(random);
+        fault.hit(self.any(random), random)?;
+        Ok(fault.fault())
     }
 
-    /// Ends what stands still.
-    pub(super) fn give_up(&self) {
+    fn give_up(&mut self) {
         // What has ended meanwhile is what is wanted.
-        for process in self.server.iter().chain([&self.client]) {
-            let _ = process.signal_group(nix::sys::signal::Signal::SIGKILL);
+        for process in self.all() {
+            let _ = process.signal_group(Signal::SIGKILL);
         }
     }
 
-    /// Waits for its end.
-    pub(super) fn end(mut self) -> Result<Outcome> {
+    fn end(mut self: Box<Self>, _hurt: bool) -> Result<Outcome> {
         let begun = Instant::now();
         while let (1.., failed) = self.state()? {
             if begun.elapsed() > if failed { AFTER_FAILURE } else { END } {
@@ -267,7 +316,9 @@ impl Session {
                 Ok(bytes) => return Ok(Outcome::Right(bytes)),
                 Err(why) => why,
             },
-            (Err(Error::Interrupted), _) | (_, Err(Error::Interrupted)) => return Err(Error::Interrupted),
+            (Err(Error::Interrupted), _) | (_, Err(Error::Interrupted)) => {
+                return Err(Error::Interrupted.into());
+            }
             (client, server) => {
                 let errors: Vec<Error> = [client.err(), server.err()].into_iter().flatten().collect();
                 if errors.iter().any(was_not_run) {
@@ -282,6 +333,10 @@ impl Session {
             why,
         })
     }
+}
+
+fn pick(sizes: &[u64], random: &mut Rng) -> u64 {
+    sizes[random.usize(..sizes.len())]
 }
 
 fn was_not_run(error: &Error) -> bool {

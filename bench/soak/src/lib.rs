@@ -1,9 +1,19 @@
-//! Mixed traffic over every path for minutes, with every byte compared, while agent and functions are stopped, killed and
-//! replaced. What no fault has hit must end well, whatever happens to the rest of the node.
+//! Mixed traffic over every path for minutes, with every byte compared, while agent, containerd, shims, pods and functions are
+//! stopped, killed and replaced. What no fault has hit must end well, whatever happens to the rest of the node.
+//!
+//! - [`args`]: the command line of `cwasi-soak`, which `cargo xtask soak` builds and runs.
+//! - `lane`: traffic over one path, one session after the other; `session`: between processes; `pods`: between pods in containerd.
+//! - `containerd`: the node that these are on, where it can be had.
+//! - `faults`: what is done at random moments.
+//! - `memory`, `results`: what came of it.
 
+pub mod args;
+mod containerd;
+mod error;
 mod faults;
 mod lane;
 mod memory;
+mod pods;
 mod results;
 mod session;
 
@@ -13,13 +23,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cwasi_bench::agent::{self, Agent};
+use cwasi_bench::error::IoContext;
+use cwasi_bench::interrupt;
+use cwasi_bench::topology::{self, Topology};
+use fastrand::Rng;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use crate::agent::{self, Agent};
-use crate::error::IoContext;
-use crate::report::Format;
-use crate::topology::{self, Topology};
-use crate::{Error, Result, interrupt, report};
+pub use args::Args;
+use containerd::Containerd;
+pub use error::{Error, Result};
 use lane::Lane;
 use memory::Memory;
 pub use results::Results;
@@ -51,65 +64,77 @@ pub struct Options {
     pub length: Duration,
     /// What faults, sizes and moments are drawn from; another each time when there is none.
     pub seed: Option<u64>,
-    /// How the results are printed.
-    pub format: Format,
 }
 
-/// Soaks, and prints what came of it. Call [`interrupt::watch`] before, and Ctrl-C cleans up too.
+/// Soaks. Call [`interrupt::watch`] before, and Ctrl-C cleans up too.
 ///
 /// # Errors
-/// Not root; something is missing; [`Error::Soak`] after the results were printed; [`Error::Left`].
-pub fn run(programs: &Programs, options: &Options) -> Result<()> {
-    let results = soak(programs, options)?;
-    match options.format {
-        Format::Json => report::print_json(&results)?,
-        Format::Table => println!("{results}"),
-    }
-    match (&results.broken[..], results.left.as_str()) {
-        ([], "") => Ok(()),
-        ([], left) => Err(Error::Left(left.to_owned())),
-        (broken, _) => Err(Error::Soak {
-            broken: broken.len(),
-            wrong: results.wrong,
-        }),
-    }
-}
-
-/// Soaks.
-///
-/// # Errors
-/// Not root; something is missing, or the agent does not come back.
+/// Not root; something is missing, or the agent or containerd does not come back.
 pub fn soak(programs: &Programs, options: &Options) -> Result<Results> {
     agent::reap(LABEL)?;
     topology::reap()?;
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     let scratch = tempfile::tempdir().action(|| "create a temporary directory")?;
+    let topology = Topology::create(&["client", "server"])?;
+    let agent = Agent::start(&programs.built.join("cwasi-agent"), LABEL)?;
+    agent.require_acceleration()?;
     let stage = Stage {
-        topology: Topology::create(&["client", "server"])?,
-        agent: Agent::start(&programs.built.join("cwasi-agent"), LABEL)?,
+        containerd: Containerd::start(agent.socket())?,
+        topology,
+        agent,
         programs: programs.clone(),
         cache: scratch.path().join("cache"),
         ports: Mutex::default(),
     };
-    stage.agent.require_acceleration()?;
     let before = (Memory::of(&stage.agent)?, stage.agent.status()?);
     let tally = Mutex::new(Tally::default());
     let begun = Instant::now();
+    run(&stage, Rng::with_seed(seed), &tally, begun, options.length)?;
+    let left = [
+        stage
+            .containerd
+            .as_ref()
+            .map_or(Ok(String::new()), Containerd::settle)?,
+        settle(&stage.agent)?,
+    ];
+    let tally = tally
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let after = (Memory::of(&stage.agent)?, stage.agent.status()?);
+    let left: Vec<String> = left.into_iter().filter(|left| !left.is_empty()).collect();
+    Ok(Results::new(
+        seed,
+        begun.elapsed(),
+        tally,
+        before,
+        after,
+        left.join("; "),
+    ))
+}
+
+/// Runs every lane, and does the faults, each on a thread.
+fn run(stage: &Stage, mut random: Rng, tally: &Mutex<Tally>, begun: Instant, length: Duration) -> Result<()> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut fork = || random.fork();
-        let lanes = Lane::ALL.map(|lane| {
-            let (random, stage, tally, over) = (fork(), &stage, &tally, &over);
-            scope.spawn(move || lane.run(stage, random, tally, over))
-        });
-        let (random, stage_, tally_, over_) = (fork(), &stage, &tally, &over);
-        let faults = scope.spawn(move || faults::of_the_agent(&stage_.agent, random, tally_, over_));
-        let watched = watch(begun, options.length, &tally, &|| {
-            faults.is_finished() || lanes.iter().any(thread::ScopedJoinHandle::is_finished)
+        let over = &over;
+        // All of them are drawn, so that a seed means the same without containerd.
+        let lanes = Lane::ALL.map(|lane| (lane, random.fork()));
+        let (of_agent, of_containerd) = (random.fork(), random.fork());
+        let lanes = lanes
+            .into_iter()
+            .filter(|(lane, _)| stage.containerd.is_some() || !lane.is_of_pods());
+        let mut threads: Vec<_> = lanes
+            .map(|(lane, random)| scope.spawn(move || lane.run(stage, random, tally, over)))
+            .collect();
+        threads.push(scope.spawn(move || faults::of_the_agent(&stage.agent, of_agent, tally, over)));
+        if let Some(containerd) = &stage.containerd {
+            threads.push(scope.spawn(move || faults::of_containerd(containerd, of_containerd, tally, over)));
+        }
+        let watched = watch(begun, length, tally, &|| {
+            threads.iter().any(thread::ScopedJoinHandle::is_finished)
         });
         over.store(true, Ordering::Relaxed);
-        let ended = lanes.into_iter().chain([faults]).map(|thread| {
+        let ended = threads.into_iter().map(|thread| {
             thread
                 .join()
                 .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
@@ -117,13 +142,7 @@ pub fn soak(programs: &Programs, options: &Options) -> Result<Results> {
         // All of them are joined, whatever the first one says.
         let ended: Vec<Result<()>> = ended.collect();
         watched.and(ended.into_iter().collect::<Result<()>>())
-    })?;
-    let left = settle(&stage.agent)?;
-    let tally = tally
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let after = (Memory::of(&stage.agent)?, stage.agent.status()?);
-    Ok(Results::new(seed, begun.elapsed(), tally, before, after, left))
+    })
 }
 
 /// Shows progress until the time is over, a part has `failed`, or a signal comes.

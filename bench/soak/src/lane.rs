@@ -4,15 +4,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use cwasi_bench::interrupt;
 use fastrand::Rng;
 
-use super::faults::{self, FunctionFault};
+use super::faults;
 use super::results::{Broken, Tally, lock};
-use super::session::{Outcome, Session, Stage};
-use crate::{Result, interrupt};
-
-/// How often a session is looked at.
-const POLL: Duration = Duration::from_millis(5);
+use super::session::{Outcome, POLL, Session, Stage};
+use crate::Result;
 
 /// How long a session may take: what stands still is broken, too.
 const LONGEST: Duration = Duration::from_secs(120);
@@ -20,8 +18,9 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// The seconds that a session shall take, from the speed of the one before.
 const SECONDS: std::ops::Range<f64> = 0.5..4.0;
 
-/// Bytes of a lane's first session, and the least and most of any.
+/// Bytes of a lane's first session, of its first one between pods, and the least and most of any.
 const FIRST: u64 = 64 << 20;
+const FIRST_OF_PODS: u64 = 8 << 20;
 const LEAST: u64 = 1 << 20;
 const MOST: u64 = 8 << 30;
 
@@ -38,15 +37,21 @@ pub(super) enum Lane {
     Network,
     /// Requests of a native program to a guest, and their answers.
     Requests,
+    /// Two guests in a pod each, in containerd.
+    Pods,
+    /// Two guests of a pod in containerd, in one process.
+    PodProcess,
 }
 
 impl Lane {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Process,
         Self::Guests,
         Self::Native,
         Self::Network,
         Self::Requests,
+        Self::Pods,
+        Self::PodProcess,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -56,7 +61,13 @@ impl Lane {
             Self::Native => "native programs",
             Self::Network => "plain TCP",
             Self::Requests => "requests to a guest",
+            Self::Pods => "pods in containerd",
+            Self::PodProcess => "a pod's guests in one process",
         }
+    }
+
+    pub(super) const fn is_of_pods(self) -> bool {
+        matches!(self, Self::Pods | Self::PodProcess)
     }
 
     /// Runs sessions until it is `over`.
@@ -67,12 +78,16 @@ impl Lane {
         tally: &Mutex<Tally>,
         over: &AtomicBool,
     ) -> Result<()> {
-        let mut amount = FIRST;
+        let mut amount = if self.is_of_pods() { FIRST_OF_PODS } else { FIRST };
         while !over.load(Ordering::Relaxed) {
             let begun = Instant::now();
-            let mut session = stage.begin(self, amount, &mut random)?;
-            let hurt = accompany(&mut session, &mut random, tally)?;
-            let outcome = session.end()?;
+            let (outcome, hurt) = match stage.begin(self, amount, &mut random)? {
+                Ok(mut session) => {
+                    let hurt = accompany(&mut *session, &mut random, tally)?;
+                    (session.end(hurt)?, hurt)
+                }
+                Err(outcome) => (outcome, false),
+            };
             let mut tally = lock(tally);
             match outcome {
                 Outcome::Right(bytes) => {
@@ -98,7 +113,7 @@ impl Lane {
 }
 
 /// Does faults to a session until it ends; says whether one was deadly.
-fn accompany(session: &mut Session, random: &mut Rng, tally: &Mutex<Tally>) -> Result<bool> {
+fn accompany(session: &mut dyn Session, random: &mut Rng, tally: &Mutex<Tally>) -> Result<bool> {
     let next = |random: &mut Rng| Instant::now() + faults::milliseconds(random, 50, 3000);
     let (begun, mut at, mut hurt) = (Instant::now(), next(random), false);
     while !session.has_ended()? {
@@ -107,12 +122,9 @@ fn accompany(session: &mut Session, random: &mut Rng, tally: &Mutex<Tally>) -> R
             break;
         }
         if Instant::now() > at {
-            let fault = FunctionFault::draw(random);
-            if let Some(process) = session.any(random) {
-                fault.hit(process, random)?;
-                lock(tally).fault(fault.name());
-                hurt |= fault.is_deadly();
-            }
+            let fault = session.hurt(random)?;
+            lock(tally).fault(fault.name);
+            hurt |= fault.deadly;
             at = next(random);
         }
         interrupt::pause(POLL)?;

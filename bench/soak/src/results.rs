@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cwasi_bench::report;
 use cwasi_client::protocol::{MapUsage, Status};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::memory::Memory;
-use crate::report;
 
 /// What is counted while it runs.
 #[derive(Debug, Default)]
@@ -87,11 +87,11 @@ pub struct Results {
     pub faults: BTreeMap<&'static str, u64>,
     /// Connections that ended because one of their functions was killed.
     pub ended_by_fault: u64,
-    /// Functions that could not begin because no agent answered, and began later.
+    /// Functions that could not begin because no agent answered, or containerd was away, and began later.
     pub not_begun: u64,
     /// Connections that broke though nothing had broken them, and those with wrong bytes.
     pub broken: Vec<Broken>,
-    /// What the agent did not forget; empty when all is well.
+    /// What the agent did not forget, and what pods left; empty when all is well.
     pub left: String,
     /// Memory before the first connection and after the last.
     pub memory: [Memory; 2],
@@ -158,7 +158,7 @@ impl fmt::Display for Results {
         )?;
         writeln!(
             formatter,
-            "{} changes to the kernel path, {} back to TCP; {} connections ended with a killed function, {} waited for an agent",
+            "{} changes to the kernel path, {} back to TCP; {} connections ended with a killed function, {} waited for an agent or containerd",
             self.to_kernel, self.to_network, self.ended_by_fault, self.not_begun
         )?;
         let [before, after] = self.memory;
