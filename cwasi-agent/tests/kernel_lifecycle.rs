@@ -25,8 +25,10 @@ struct Busy {
     duplex: Duplex,
 }
 
-/// Connections that are in use during a test.
-const CONNECTIONS: u64 = 10;
+/// Connections that are in use during a test: 10 at full effort.
+fn number_of_connections() -> u64 {
+    u64::from(support::effort().div_ceil(10))
+}
 
 impl Busy {
     fn start(node: &Node, name: &str) -> Self {
@@ -38,7 +40,7 @@ impl Busy {
     fn between(client: Pod, server: Pod, name: &str) -> Self {
         let listener = server.listen((Bridged::v4(1), 0));
         let address = listener.local_addr().unwrap();
-        let connections = (0..CONNECTIONS)
+        let connections = (0..number_of_connections())
             .map(|_| connect(&client, &listener, address))
             .collect();
         let duplex = Duplex::start(connections, support::seed(name), Manner::RESTLESS);
@@ -99,7 +101,7 @@ fn an_agent_that_ends_leaves_everything_running() {
     let traffic = node.traffic(busy.client.id, busy.server.id);
     assert_eq!(
         traffic.connections,
-        CONNECTIONS + 2 * 3,
+        number_of_connections() + 2 * 3,
         "every agent adds to the same sums"
     );
 }
@@ -169,14 +171,14 @@ fn killed_agents_leave_everything_running() {
     }
     node.open();
     let before = redirected(&node);
-    assert_eq!(node.flows().len() as u64, 2 * CONNECTIONS);
+    assert_eq!(node.flows().len() as u64, 2 * number_of_connections());
     busy.duplex.goes_on();
     assert!(redirected(&node) > before);
     busy.new_connections(&node, true);
     assert_eq!(node.with_plane(|plane| plane.attached()).unwrap().len(), 2);
     busy.duplex.finish();
     node.settles();
-    assert_eq!(node.traffic(1, 2).connections, CONNECTIONS + 1);
+    assert_eq!(node.traffic(1, 2).connections, number_of_connections() + 1);
 }
 
 /// Each open puts a newly loaded program in the place of the one before; open sockets keep theirs.
@@ -301,7 +303,7 @@ fn detached_under_load() {
     node.settles();
     assert_eq!(
         node.traffic(busy.client.id, busy.server.id).connections,
-        CONNECTIONS
+        number_of_connections()
     );
     let disabled = |src, dst| node.traffic(src, dst).fallbacks[Reason::Disabled.index()];
     let changes = disabled(busy.client.id, busy.server.id) + disabled(busy.server.id, busy.client.id);
@@ -403,7 +405,7 @@ fn two_nodes_run_side_by_side() {
         .map(|node| Busy::start(node, "two_nodes_run_side_by_side"))
         .collect();
     for (node, busy) in nodes.iter().zip(all) {
-        assert_eq!(node.flows().len() as u64, 2 * CONNECTIONS);
+        assert_eq!(node.flows().len() as u64, 2 * number_of_connections());
         busy.new_connections(node, true);
         busy.duplex.finish();
         node.settles();

@@ -18,8 +18,10 @@ use support::node::Node;
 use support::pod::{Pod, connect, pair};
 use support::stream::Line;
 
-/// Connections of a stress test; both directions of each are in use.
-const CONNECTIONS: u64 = 50;
+/// Connections of a stress test, 50 at full effort; both directions of each are in use.
+fn number_of_connections() -> u64 {
+    u64::from(support::effort().div_ceil(2))
+}
 
 /// What a stress test did.
 struct Done {
@@ -42,9 +44,9 @@ struct Stress {
     name: String,
     budget: u32,
     manner: Manner,
-    /// Least time for which the connections are disturbed, of all the effort there can be.
+    /// Least time for which the connections are disturbed, at full effort.
     length: Duration,
-    /// Least number of changes of path, however long they take.
+    /// Least number of changes of path, at full effort, however long they take.
     transitions: u64,
 }
 
@@ -67,7 +69,7 @@ fn stress(node: Node, stress: Stress, disturb: impl Fn(&Node, &mut fastrand::Rng
     node.configure(|config| config.budget = budget);
     let listener = server.listen((Bridged::v4(1), 0));
     let address = listener.local_addr().unwrap();
-    let connections = (0..CONNECTIONS)
+    let connections = (0..number_of_connections())
         .map(|_| connect(&client, &listener, address))
         .collect();
     let seed = support::seed(&name);
@@ -77,16 +79,17 @@ fn stress(node: Node, stress: Stress, disturb: impl Fn(&Node, &mut fastrand::Rng
     while Instant::now() < end {
         disturb(&node, &mut random);
     }
-    support::eventually(&format!("{} changes of path", stress.transitions), || {
+    let wanted = stress.transitions * u64::from(support::effort()) / 100;
+    support::eventually(&format!("{wanted} changes of path"), || {
         disturb(&node, &mut random);
-        transitions(&node) >= stress.transitions
+        transitions(&node) >= wanted
     });
     duplex.goes_on();
     let bytes = duplex.finish();
     node.settles();
     let sums = [(client.id, server.id), (server.id, client.id)].map(|(src, dst)| {
         let traffic = node.traffic(src, dst);
-        assert_eq!(traffic.connections, CONNECTIONS);
+        assert_eq!(traffic.connections, number_of_connections());
         traffic.sent
     });
     let done = Done { bytes, sums };

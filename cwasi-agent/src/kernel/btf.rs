@@ -3,7 +3,6 @@
 //! aya reads BTF for its own use and keeps what it found to itself, so this is a reader of the one thing we ask: the offset of
 //! a member. Format: Documentation/bpf/btf.rst of the kernel.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 const MAGIC: u16 = 0xeb9f;
@@ -57,14 +56,25 @@ struct Field {
     member: Member,
 }
 
-/// The structs of a kernel.
+/// The head of a type, `struct btf_type`.
+struct Type {
+    name: u32,
+    kind: u32,
+    /// Number of what follows the head: members, parameters, values.
+    count: usize,
+    kind_flag: bool,
+    /// For a typedef or modifier the type that it stands for.
+    size_or_type: u32,
+}
+
+/// The structs of a kernel. Most types are never asked for: a type is read when it is.
 pub struct Btf {
+    types: Vec<u8>,
     strings: Vec<u8>,
-    /// Member lists by type id, for structs and unions.
-    members: HashMap<u32, Vec<Field>>,
-    /// The type a modifier or typedef stands for.
-    aliases: HashMap<u32, u32>,
-    structs: HashMap<Vec<u8>, u32>,
+    /// Where each type begins in `types`. Ids begin with 1, for 0 is `void`.
+    starts: Vec<usize>,
+    /// Ids of the structs that have a name.
+    structs: Vec<u32>,
 }
 
 impl Btf {
@@ -109,52 +119,68 @@ impl Btf {
         let types = section(field(8)?, field(12)?).ok_or(BtfError::Malformed("truncated types"))?;
         let strings = section(field(16)?, field(20)?).ok_or(BtfError::Malformed("truncated strings"))?;
         let mut btf = Self {
+            types: types.to_vec(),
             strings: strings.to_vec(),
-            members: HashMap::new(),
-            aliases: HashMap::new(),
-            structs: HashMap::new(),
+            starts: Vec::new(),
+            structs: Vec::new(),
         };
-        btf.index(types)?;
+        btf.index()?;
         Ok(btf)
     }
 
-    fn index(&mut self, types: &[u8]) -> Result<(), BtfError> {
-        let mut at = 0;
-        let mut id = 1;
-        while at < types.len() {
-            let (name, info, size_or_type) = (word(types, at)?, word(types, at + 4)?, word(types, at + 8)?);
-            let (kind, count, kind_flag) = (info >> 24 & 0x1f, (info & 0xffff) as usize, info >> 31 == 1);
-            at += TYPE_LEN;
-            match kind {
-                KIND_STRUCT | KIND_UNION => {
-                    let fields = (0..count).map(|index| field(types, at + index * TYPE_LEN, kind_flag));
-                    self.members.insert(id, fields.collect::<Result<_, _>>()?);
-                    if kind == KIND_STRUCT && name != 0 {
-                        let name = self.string(name).to_vec();
-                        self.structs.entry(name).or_insert(id);
-                    }
-                }
-                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => {
-                    self.aliases.insert(id, size_or_type);
-                }
-                _ => {}
+    fn index(&mut self) -> Result<(), BtfError> {
+        let (mut at, mut id) = (0, 1);
+        while at < self.types.len() {
+            let head = head(&self.types, at)?;
+            self.starts.push(at);
+            if head.kind == KIND_STRUCT && head.name != 0 {
+                self.structs.push(id);
             }
-            at += match kind {
-                KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
-                KIND_ARRAY => 12,
-                KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => count * 12,
-                KIND_ENUM | KIND_FUNC_PROTO => count * 8,
-                _ => 0,
-            };
+            at += TYPE_LEN
+                + match head.kind {
+                    KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
+                    KIND_ARRAY => 12,
+                    KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => head.count * 12,
+                    KIND_ENUM | KIND_FUNC_PROTO => head.count * 8,
+                    _ => 0,
+                };
             id += 1;
         }
+        if at > self.types.len() {
+            return Err(BtfError::Malformed("truncated"));
+        }
         Ok(())
+    }
+
+    /// A type and where what follows its head begins; `None` for `void` and ids that there are not.
+    fn of_id(&self, id: u32) -> Option<(Type, usize)> {
+        let at = *self.starts.get(usize::try_from(id.checked_sub(1)?).ok()?)?;
+        Some((head(&self.types, at).ok()?, at + TYPE_LEN))
+    }
+
+    /// The members of a struct or union; none of any other type.
+    fn fields(&self, id: u32) -> impl Iterator<Item = Field> {
+        let found = self.of_id(id);
+        let found = found.filter(|(head, _)| matches!(head.kind, KIND_STRUCT | KIND_UNION));
+        found.into_iter().flat_map(move |(head, at)| {
+            (0..head.count)
+                .map_while(move |index| field(&self.types, at + index * TYPE_LEN, head.kind_flag).ok())
+        })
+    }
+
+    /// The first struct of a name.
+    fn structure(&self, name: &str) -> Option<u32> {
+        let is_named = |id: &&u32| {
+            let head = self.of_id(**id);
+            head.is_some_and(|(head, _)| self.is(head.name, name.as_bytes()))
+        };
+        self.structs.iter().find(is_named).copied()
     }
 
     /// Finds a member by its path, such as `__sk_common.skc_cookie` of `sock`, through anonymous structs and unions.
     #[must_use]
     pub fn member(&self, structure: &str, path: &str) -> Option<Member> {
-        let mut id = *self.structs.get(structure.as_bytes())?;
+        let mut id = self.structure(structure)?;
         let mut base = 0;
         let mut found = None;
         for name in path.split('.') {
@@ -170,14 +196,11 @@ impl Btf {
     }
 
     fn find(&self, id: u32, name: &[u8]) -> Option<(u32, Member)> {
-        let fields = self.members.get(&id)?;
-        if let Some(field) = fields
-            .iter()
-            .find(|field| field.name != 0 && self.string(field.name) == name)
-        {
+        let is_named = |field: &Field| field.name != 0 && self.is(field.name, name);
+        if let Some(field) = self.fields(id).find(is_named) {
             return Some((field.type_id, field.member));
         }
-        fields.iter().filter(|field| field.name == 0).find_map(|field| {
+        self.fields(id).filter(|field| field.name == 0).find_map(|field| {
             let (type_id, inner) = self.find(self.resolve(field.type_id), name)?;
             Some((
                 type_id,
@@ -191,19 +214,40 @@ impl Btf {
 
     fn resolve(&self, mut id: u32) -> u32 {
         // A chain longer than the number of aliases would be a circle, which malformed data could have.
-        for _ in 0..=self.aliases.len() {
-            match self.aliases.get(&id) {
-                Some(next) => id = *next,
-                None => break,
+        for _ in 0..=self.starts.len() {
+            match self.of_id(id) {
+                Some((head, _)) if is_alias(head.kind) => id = head.size_or_type,
+                _ => break,
             }
         }
         id
     }
 
-    fn string(&self, offset: u32) -> &[u8] {
+    /// Whether the string at an offset is this one.
+    fn is(&self, offset: u32, text: &[u8]) -> bool {
         let rest = self.strings.get(offset as usize..).unwrap_or_default();
-        rest.split(|byte| *byte == 0).next().unwrap_or_default()
+        rest.strip_prefix(text)
+            .is_some_and(|rest| matches!(rest.first(), None | Some(0)))
     }
+}
+
+/// Whether a type of this kind only stands for another.
+fn is_alias(kind: u32) -> bool {
+    matches!(
+        kind,
+        KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG
+    )
+}
+
+fn head(types: &[u8], at: usize) -> Result<Type, BtfError> {
+    let (name, info, size_or_type) = (word(types, at)?, word(types, at + 4)?, word(types, at + 8)?);
+    Ok(Type {
+        name,
+        kind: info >> 24 & 0x1f,
+        count: (info & 0xffff) as usize,
+        kind_flag: info >> 31 == 1,
+        size_or_type,
+    })
 }
 
 fn word(data: &[u8], at: usize) -> Result<u32, BtfError> {

@@ -100,10 +100,10 @@ impl Loaded {
         let offsets: Offsets = layout::offsets(&kernel, measure)?;
         let wait_offsets: WaitOffsets = layout::wait_offsets(&kernel).unwrap_or_default();
         let memory_offsets: MemoryOffsets = layout::memory_offsets(&kernel)?;
-        let btf = aya::Btf::from_sys_fs().ok();
         let mut loader = EbpfLoader::new();
         loader
-            .btf(btf.as_ref())
+            // Its reader is not ours, and the object has nothing to relocate by it.
+            .btf(None)
             .override_global("OFFSETS", &offsets, true)
             .override_global("WAIT_OFFSETS", &wait_offsets, true)
             // The object of a release before may know nothing of it.

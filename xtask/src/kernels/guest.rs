@@ -63,12 +63,12 @@ impl Accelerator {
     }
 
     /// What the kernel's command line has: for `init.sh` the number of tests at a time, how many seconds a stream may stand still,
-    /// and how much of their usual work long tests do, in percent. For the emulated kernel that it shall read the time from the
-    /// processor, not from an emulated device, and do without what guards it against real processors' faults.
+    /// and how much of their usual work long tests do, in percent. An emulated kernel does without what guards it against the faults of
+    /// real processors, and takes a processor for stuck after two minutes: it stands still when the machine is busy.
     const fn parameters(self) -> &'static str {
         match self {
             Self::Kvm => "threads=4 patience=20 effort=100",
-            Self::Emulation => "threads=4 patience=60 effort=20 tsc=reliable mitigations=off",
+            Self::Emulation => "threads=2 patience=60 effort=20 mitigations=off watchdog_thresh=60",
         }
     }
 }

@@ -128,17 +128,11 @@ impl Programs {
 fn build_tests(suites: &[String]) -> Result<Vec<PathBuf>> {
     let mut command = Command::new("cargo");
     command.arg("test").current_dir(paths::root());
-    // The selection of `cargo xtask test`, so that nothing but the crates below is built again.
+    // The selection of `cargo xtask test`, so that nothing is built again.
     let all = [SUITES.to_owned()];
     let suites = if suites.is_empty() { &all[..] } else { suites };
     features::whole_workspace(&mut command).args(["--no-run", "--message-format=json-render-diagnostics"]);
     command.args(suites.iter().flat_map(|suite| ["--test", suite.as_str()]));
-    // An emulated CPU is slow: these crates read the whole BTF of the kernel for each test, and make and check every byte.
-    for (package, level) in [("cwasi-agent", 1), ("aya", 2), ("aya-obj", 2)] {
-        command
-            .arg("--config")
-            .arg(format!("profile.dev.package.{package}.opt-level={level}"));
-    }
     let executables = process::executables(&process::stdout_bytes(&mut command)?);
     Ok(executables
         .into_iter()
