@@ -137,6 +137,11 @@ impl Agent {
         self.process().as_ref().expect("the agent runs").0.id()
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process().as_ref().expect("the agent runs").signal(signal);
+    }
+
     /// SIGKILL: the agent dies wherever it is.
     pub fn kill(&self) {
         let mut process = self.process().take().expect("the agent runs");

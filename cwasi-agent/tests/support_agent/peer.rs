@@ -15,6 +15,7 @@ use socket2::{Domain, Socket, Type};
 use std::os::fd::AsFd;
 
 use super::flood;
+use crate::support::patience;
 use crate::support::stream::{Position, receive, send, wait_for};
 
 pub const ECHO: &str = "echo";
@@ -42,7 +43,9 @@ pub fn become_one(exec: &mut Command, role: &str, address: &str) {
             "--nocapture",
         ])
         .env(ROLE, role)
-        .env(ADDRESS, address);
+        .env(ADDRESS, address)
+        // An agent's commands are given nothing of the environment.
+        .env("CWASI_TEST_PATIENCE", patience().as_secs().to_string());
 }
 
 #[test]
