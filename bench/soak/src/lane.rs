@@ -80,8 +80,10 @@ impl Lane {
     ) -> Result<()> {
         let mut amount = if self.is_of_pods() { FIRST_OF_PODS } else { FIRST };
         while !over.load(Ordering::Relaxed) {
+            let session = stage.begin(self, amount, &mut random)?;
+            // A pod's making is no part of a stream's speed.
             let begun = Instant::now();
-            let (outcome, hurt) = match stage.begin(self, amount, &mut random)? {
+            let (outcome, hurt) = match session {
                 Ok(mut session) => {
                     let hurt = accompany(&mut *session, &mut random, tally)?;
                     (session.end(hurt)?, hurt)
@@ -100,6 +102,7 @@ impl Lane {
                     amount = next.clamp(LEAST, MOST);
                 }
                 Outcome::NotBegun => tally.not_begun += 1,
+                Outcome::Unknown => tally.unknown += 1,
                 Outcome::Broken { wrong: false, .. } if hurt => tally.ended_by_fault += 1,
                 Outcome::Broken { wrong, why } => tally.broken.push(Broken {
                     lane: self.name(),

@@ -18,6 +18,7 @@ pub(super) struct Tally {
     lanes: BTreeMap<&'static str, Compared>,
     faults: BTreeMap<&'static str, u64>,
     pub(super) not_begun: u64,
+    pub(super) unknown: u64,
     pub(super) ended_by_fault: u64,
     pub(super) broken: Vec<Broken>,
 }
@@ -89,6 +90,8 @@ pub struct Results {
     pub ended_by_fault: u64,
     /// Functions that could not begin because no agent answered, or containerd was away, and began later.
     pub not_begun: u64,
+    /// Streams between pods that ended without a complaint, and whose code containerd does not know because it was away.
+    pub unknown: u64,
     /// Connections that broke though nothing had broken them, and those with wrong bytes.
     pub broken: Vec<Broken>,
     /// What the agent did not forget, and what pods left; empty when all is well.
@@ -127,6 +130,7 @@ impl Results {
             faults: tally.faults,
             ended_by_fault: tally.ended_by_fault,
             not_begun: tally.not_begun,
+            unknown: tally.unknown,
             broken: tally.broken,
             left,
             memory: [before.0, after.0],
@@ -158,8 +162,8 @@ impl fmt::Display for Results {
         )?;
         writeln!(
             formatter,
-            "{} changes to the kernel path, {} back to TCP; {} connections ended with a killed function, {} waited for an agent or containerd",
-            self.to_kernel, self.to_network, self.ended_by_fault, self.not_begun
+            "{} changes to the kernel path, {} back to TCP; {} connections ended with a killed function, {} waited for an agent or containerd, the end of {} is unknown to containerd",
+            self.to_kernel, self.to_network, self.ended_by_fault, self.not_begun, self.unknown
         )?;
         let [before, after] = self.memory;
         write!(

@@ -58,8 +58,10 @@ pub(super) struct Stage {
 pub(super) enum Outcome {
     /// So many bytes went, and each was right.
     Right(u64),
-    /// It could not begin without an agent.
+    /// It could not begin without an agent, or without containerd.
     NotBegun,
+    /// It ended without a complaint, and containerd, which was away, does not know how.
+    Unknown,
     /// It did not end well.
     Broken {
         /// Whether bytes were wrong.
