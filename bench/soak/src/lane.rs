@@ -81,20 +81,21 @@ impl Lane {
         let mut amount = if self.is_of_pods() { FIRST_OF_PODS } else { FIRST };
         while !over.load(Ordering::Relaxed) {
             let session = stage.begin(self, amount, &mut random)?;
-            // A pod's making is no part of a stream's speed.
             let begun = Instant::now();
-            let (outcome, hurt) = match session {
+            // A pod's making and removal are no part of a stream's speed.
+            let (outcome, hurt, took) = match session {
                 Ok(mut session) => {
                     let hurt = accompany(&mut *session, &mut random, tally)?;
-                    (session.end(hurt)?, hurt)
+                    let took = begun.elapsed();
+                    (session.end(hurt)?, hurt, took)
                 }
-                Err(outcome) => (outcome, false),
+                Err(outcome) => (outcome, false, Duration::ZERO),
             };
             let mut tally = lock(tally);
             match outcome {
                 Outcome::Right(bytes) => {
                     tally.right(self.name(), bytes);
-                    let speed = bytes as f64 / begun.elapsed().as_secs_f64();
+                    let speed = bytes as f64 / took.as_secs_f64().max(POLL.as_secs_f64());
                     let seconds = SECONDS.start + random.f64() * (SECONDS.end - SECONDS.start);
                     // Saturates, and is bounded.
                     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
