@@ -90,31 +90,20 @@ async fn cases(host: &Host, alone: bool) -> Vec<Case> {
         .collect()
 }
 
-/// What the case's guests wrote on both hosts.
-async fn transcripts(hosts: &[Host; 2], case: &Case) -> (Vec<String>, Vec<String>) {
+/// What the case's guests wrote on both hosts, once more where they differ: cases share a network, and a port that one has given back
+/// may come again, under its first name or to another case.
+async fn transcripts(hosts: &[Host; 2], compared: Compared, case: &Case) -> (Vec<String>, Vec<String>) {
     let mut tries = 2;
     loop {
         let (stock, other) = tokio::join!(transcript(&hosts[0], case), transcript(&hosts[1], case));
-        // A port that was given back may come again, once in some thousand times, and has its first name then.
-        let ports_differ = stock.len() == other.len()
-            && stock != other
-            && stock
-                .iter()
-                .zip(&other)
-                .all(|(stock, other)| without_ports(stock) == without_ports(other));
-        if !ports_differ || tries == 0 {
+        let mut differences = String::new();
+        let mut exceptions = Exceptions::of(compared);
+        differ(case, &stock, &other, &mut exceptions, &mut differences);
+        if differences.is_empty() || tries == 0 {
             return (stock, other);
         }
         tries -= 1;
     }
-}
-
-/// A line without the numbers that its ports have.
-fn without_ports(line: &str) -> String {
-    let parts = line.split(":P");
-    parts
-        .map(|part| part.trim_start_matches(|letter: char| letter.is_ascii_digit()))
-        .collect()
 }
 
 /// What the case's guests wrote; of two, first the serving one.
@@ -172,7 +161,7 @@ fn compare(compared: Compared) {
                 let (hosts, limit) = (hosts.clone(), Rc::clone(&limit));
                 running.push(tokio::task::spawn_local(async move {
                     let _permit = limit.acquire().await.unwrap();
-                    let both = transcripts(&hosts, &case).await;
+                    let both = transcripts(&hosts, compared, &case).await;
                     (case, both)
                 }));
             }
