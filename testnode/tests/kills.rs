@@ -88,6 +88,13 @@ impl<'n> Talkers<'n> {
         Ok(self.talk.as_ref().expect("it began above"))
     }
 
+    /// As [`Self::talk`], with a stream that has only begun. For who kills containerd: 1.6 never tells of the end of a container
+    /// that ends in that moment.
+    fn talk_anew(&mut self) -> Result<&Talk<'n>> {
+        self.end()?;
+        self.talk()
+    }
+
     /// Waits until the stream has moved some megabytes more, or is over.
     fn moves(&self) -> Result<()> {
         let Some(talk) = &self.talk else { return Ok(()) };
@@ -193,33 +200,35 @@ fn streams_outlive_what_happens_beside_them(node: &Node) -> Result<()> {
     let agent = || node.agent().pid().expect("it runs");
     let all = ["bystander", "client", "server"];
     let shims = [&talkers.client, &talkers.server].map(|pod| shim(node, pod));
-    let faults: [(&str, &Fault<'_>); 8] = [
-        ("containerd stopped", &|_| {
+    let faults: [(&str, bool, &Fault<'_>); 8] = [
+        ("containerd stopped", false, &|_| {
             node.signal_containerd(Signal::SIGSTOP)?;
             thread::sleep(A_WHILE);
             node.signal_containerd(Signal::SIGCONT)
         }),
-        ("containerd killed", &|_| {
+        ("containerd killed", true, &|_| {
             node.stop_containerd(Signal::SIGKILL)?;
             node.start_containerd()
         }),
-        ("the agent stopped", &|_| hold(agent())),
-        ("the agent killed", &|_| {
+        ("the agent stopped", false, &|_| hold(agent())),
+        ("the agent killed", false, &|_| {
             node.agent().kill()?;
             thread::sleep(A_WHILE);
             node.start_agent()
         }),
-        ("both killed", &|_| {
+        ("both killed", true, &|_| {
             node.stop_containerd(Signal::SIGKILL)?;
             node.agent().kill()?;
             node.start_containerd()?;
             node.start_agent()
         }),
-        ("their shims stopped", &|_| shims.into_iter().try_for_each(hold)),
-        ("one of them stopped", &|talk| {
+        ("their shims stopped", false, &|_| {
+            shims.into_iter().try_for_each(hold)
+        }),
+        ("one of them stopped", false, &|talk| {
             talk.pids.into_iter().try_for_each(hold)
         }),
-        ("containerd killed while a shim is stopped", &|_| {
+        ("containerd killed while a shim is stopped", true, &|_| {
             signal(shims[0], Signal::SIGSTOP)?;
             node.stop_containerd(Signal::SIGKILL)?;
             thread::scope(|scope| {
@@ -232,8 +241,12 @@ fn streams_outlive_what_happens_beside_them(node: &Node) -> Result<()> {
             })
         }),
     ];
-    for (name, fault) in faults {
-        fault(talkers.talk()?)?;
+    for (name, kills_containerd, fault) in faults {
+        fault(if kills_containerd {
+            talkers.talk_anew()?
+        } else {
+            talkers.talk()?
+        })?;
         talkers.moves()?;
         assert!(pod.is_ready()? && waits.state()? == State::Running, "{name}");
         if talkers.talk.as_ref().is_some_and(|talk| !talk.has_ended()) {
@@ -284,7 +297,9 @@ fn a_killed_shim_takes_its_pod_along_and_nothing_else(node: &Node) -> Result<()>
         signal(killed, Signal::SIGKILL)?;
         // The one is killed, the other one sees the end, and both are reported. The code is containerd's own: nobody told it one.
         assert_ne!(dies.wait()?, 0);
-        assert_ne!(peer.wait()?, 0);
+        // A killed sender's end can look like any other to who has read all that came, by plain TCP, too.
+        let saw = peer.wait()?;
+        assert!(saw != 0 || !of_server, "the sender was told that all had come");
         pids.into_iter().try_for_each(is_gone)?;
         wait::until("the pod is reported", || Ok((!pod.is_ready()?).then_some(())))?;
         wait::until("nothing of what ran is left", || {
@@ -395,7 +410,7 @@ fn kills_amid_a_start_leave_nothing(node: &Node) -> Result<()> {
 
     // containerd itself, which then finds what the shim goes on with.
     for round in 0..3 {
-        talkers.talk()?;
+        talkers.talk_anew()?;
         let pod = node.pod(&PodSpec::new(&format!("pod-of-{round}")))?;
         let created = pod.create(&spec)?;
         thread::scope(|scope| {
