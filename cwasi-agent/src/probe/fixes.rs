@@ -10,7 +10,7 @@ struct Fix {
     since: &'static [(u32, u32, u32)],
 }
 
-const FIXES: [Fix; 4] = [
+const FIXES: [Fix; 5] = [
     Fix {
         what: "use after free in the send verdict (sk_redir)",
         since: &[(6, 1, 183), (6, 12, 104)],
@@ -26,6 +26,10 @@ const FIXES: [Fix; 4] = [
     Fix {
         what: "unread redirected data not flushed at the unhash",
         since: &[(5, 10, 80)],
+    },
+    Fix {
+        what: "connections that nobody accepted stay in the sockhash",
+        since: &[(5, 10, 222)],
     },
 ];
 
@@ -98,7 +102,7 @@ mod tests {
             let upstream = upstream(release, "", "")?;
             row(upstream).map(|row| (row.finding, row.detail.matches("fixed in").count()))
         };
-        assert_eq!(finding("5.10.100"), Some((Finding::Warning, 2)));
+        assert_eq!(finding("5.10.100"), Some((Finding::Warning, 3)));
         assert_eq!(finding("6.1.183"), Some((Finding::Ok, 0)));
         assert_eq!(finding("6.1.124"), Some((Finding::Warning, 2)));
         assert_eq!(finding("6.12.5-x"), Some((Finding::Warning, 2)));
