@@ -58,7 +58,8 @@ impl Accelerator {
     const fn options(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Emulation => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            // With a thread for each processor, one was seen to run an instruction that the kernel had just put back (Oops: int3).
+            Self::Emulation => ["-accel", "tcg,thread=single", "-cpu", "max"],
         }
     }
 
