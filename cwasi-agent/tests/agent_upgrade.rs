@@ -67,6 +67,15 @@ fn agent_process() {
     run(options).expect("run an agent");
 }
 
+/// An agent of this program, with functions that are busy and redirected.
+fn redirected_by(program: Command) -> (Agent, Busy) {
+    let agent = Agent::absent();
+    agent.run_program(program);
+    let mut busy = Busy::start(&agent);
+    busy.is_redirected(&agent);
+    (agent, busy)
+}
+
 /// What an agent has in the kernel, by one of its maps.
 struct Held {
     flows: u32,
@@ -148,10 +157,7 @@ fn to_a_release_of_the_same_layout_and_back() {
     if PREVIOUS_LAYOUT != LAYOUT {
         return support::probe::skipped("the release before has another layout");
     }
-    let agent = Agent::absent();
-    agent.run_program(previous(LAYOUT));
-    let mut busy = Busy::start(&agent);
-    busy.is_redirected(&agent);
+    let (agent, mut busy) = redirected_by(previous(LAYOUT));
     let held = Held::by(&agent, LAYOUT);
     let (old, functions) = (held.tags(), agent.functions());
     assert_eq!((old.len(), held.attached().len()), (2, 2));
@@ -207,10 +213,7 @@ fn to_a_release_of_the_same_layout_and_back() {
 #[test]
 fn to_a_release_of_another_layout_and_back() {
     needs!();
-    let agent = Agent::absent();
-    agent.run_program(previous(OTHER));
-    let mut busy = Busy::start(&agent);
-    busy.is_redirected(&agent);
+    let (agent, mut busy) = redirected_by(previous(OTHER));
     let old = Held::by(&agent, OTHER);
     assert!(agent.terminate().success());
     busy.caller.goes_on();
@@ -241,10 +244,7 @@ fn to_a_release_of_another_layout_and_back() {
 fn killed_in_the_middle() {
     needs!();
     let mut random = fastrand::Rng::with_seed(support::seed("killed_in_the_middle"));
-    let agent = Agent::absent();
-    agent.run_program(previous(OTHER));
-    let mut busy = Busy::start(&agent);
-    busy.is_redirected(&agent);
+    let (agent, mut busy) = redirected_by(previous(OTHER));
     let old = Held::by(&agent, OTHER);
     // How long a start takes here and now.
     agent.kill();
@@ -271,10 +271,7 @@ fn killed_in_the_middle() {
 #[test]
 fn a_second_agent_while_the_first_lives() {
     needs!();
-    let agent = Agent::absent();
-    agent.run_program(previous(OTHER));
-    let mut busy = Busy::start(&agent);
-    busy.is_redirected(&agent);
+    let (agent, mut busy) = redirected_by(previous(OTHER));
     let second = tempfile::tempdir().expect("a directory");
     let second = agent
         .command(&["run", "--metrics-addr", "127.0.0.1:0"])
@@ -298,10 +295,7 @@ fn a_second_agent_while_the_first_lives() {
 #[test]
 fn switched_off_and_unloaded_by_a_program_of_another_layout() {
     needs!();
-    let agent = Agent::absent();
-    agent.run_program(previous(OTHER));
-    let mut busy = Busy::start(&agent);
-    busy.is_redirected(&agent);
+    let (agent, mut busy) = redirected_by(previous(OTHER));
     let old = Held::by(&agent, OTHER);
     agent.kill();
     assert!(agent.succeed(&["disable", "-o", "json"]).contains("\"pins\""));
@@ -370,10 +364,7 @@ fn from_the_program_of_a_release_and_back() {
         command.args(["run", "--metrics-addr", "127.0.0.1:0"]);
         command
     };
-    let agent = Agent::absent();
-    agent.run_program(previous());
-    let mut busy = Busy::start(&agent);
-    busy.is_redirected(&agent);
+    let (agent, mut busy) = redirected_by(previous());
     let layout: u32 = names_in(&agent.bpffs)[0][1..].parse().expect("a layout");
     let mut before = counted(&agent);
     assert!(agent.terminate().success());

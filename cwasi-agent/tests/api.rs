@@ -230,14 +230,11 @@ fn a_silent_connection_is_closed() {
     }
 }
 
-#[test]
-fn a_caller_that_does_not_read_holds_nobody_up() {
-    let limits = Limits {
-        connections: 8,
-        // Longer than the other caller waits for its answer.
-        write: Duration::from_secs(60),
-        ..Limits::default()
-    };
+/// Connections whose description does not fit a socket's buffers.
+const FLOWS: usize = 20_000;
+
+/// An agent with so many connections, and who asks for them and does not read the answer.
+fn with_a_deaf_caller(limits: Limits) -> (Running, UnixStream) {
     let running = Running::with(Setup {
         limits,
         ..Setup::default()
@@ -246,15 +243,31 @@ fn a_caller_that_does_not_read_holds_nobody_up() {
         cookie: 1,
         ..cwasi_ebpf_common::maps::Flow::default()
     };
-    running.fake.world().flows = vec![flow; 20_000];
+    running.fake.world().flows = vec![flow; FLOWS];
     let mut deaf = UnixStream::connect(&running.socket).unwrap();
     deaf.write_all(b"{\"method\":\"flows\"}\n").unwrap();
+    (running, deaf)
+}
+
+fn others_are_told_of_all_flows(running: &Running) {
     let mut client = running.client();
     client.call(&Request::Version).unwrap();
     let Reply::Flows(flows) = client.call(&Request::Flows).unwrap() else {
         panic!("no flows");
     };
-    assert_eq!(flows.len(), 20_000);
+    assert_eq!(flows.len(), FLOWS);
+}
+
+#[test]
+fn a_caller_that_does_not_read_holds_nobody_up() {
+    let limits = Limits {
+        connections: 8,
+        // Longer than the other caller waits for its answer.
+        write: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let (running, _deaf) = with_a_deaf_caller(limits);
+    others_are_told_of_all_flows(&running);
 }
 
 #[test]
@@ -264,29 +277,14 @@ fn long_answers_are_few_at_once() {
         write: Duration::from_millis(300),
         ..Limits::default()
     };
-    let running = Running::with(Setup {
-        limits,
-        ..Setup::default()
-    });
-    let flow = cwasi_ebpf_common::maps::Flow {
-        cookie: 1,
-        ..cwasi_ebpf_common::maps::Flow::default()
-    };
-    running.fake.world().flows = vec![flow; 20_000];
-    let mut deaf = UnixStream::connect(&running.socket).unwrap();
-    deaf.write_all(b"{\"method\":\"flows\"}\n").unwrap();
+    let (running, mut deaf) = with_a_deaf_caller(limits);
     // It has been answered, as far as it takes the answer.
     poll(
         &mut [PollFd::new(deaf.as_fd(), PollFlags::POLLIN)],
         PollTimeout::NONE,
     )
     .unwrap();
-    let mut client = running.client();
-    client.call(&Request::Version).unwrap();
-    let Reply::Flows(flows) = client.call(&Request::Flows).unwrap() else {
-        panic!("no flows");
-    };
-    assert_eq!(flows.len(), 20_000);
+    others_are_told_of_all_flows(&running);
     let mut part = Vec::new();
     let _ = deaf.read_to_end(&mut part);
     assert_ne!(

@@ -63,18 +63,25 @@ struct Element {
     flags: u64,
 }
 
+impl Element {
+    /// That of this key, whose value is at that address.
+    fn of(map: BorrowedFd<'_>, key: &u32, value: u64) -> Self {
+        Self {
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            _padding: 0,
+            key: std::ptr::from_ref(key) as u64,
+            value,
+            flags: 0,
+        }
+    }
+}
+
 /// Reads the first value of an array whose values have `size` bytes (`BPF_MAP_LOOKUP_ELEM`, Linux 3.18).
 pub(super) fn first_value(map: BorrowedFd<'_>, size: usize) -> io::Result<Vec<u8>> {
     let key = 0_u32;
     // The kernel writes values in words of 8 bytes.
     let mut value = vec![0_u64; size.div_ceil(8)];
-    let attr = Element {
-        map_fd: map.as_raw_fd().cast_unsigned(),
-        _padding: 0,
-        key: (&raw const key) as u64,
-        value: value.as_mut_ptr() as u64,
-        flags: 0,
-    };
+    let attr = Element::of(map, &key, value.as_mut_ptr() as u64);
     // SAFETY: key and value are live, and have room for what the kernel reads and writes.
     unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &attr) }?;
     let bytes = value.iter().flat_map(|word| word.to_ne_bytes());
@@ -84,13 +91,7 @@ pub(super) fn first_value(map: BorrowedFd<'_>, size: usize) -> io::Result<Vec<u8
 /// Writes the first value of an array whose values have that size (`BPF_MAP_UPDATE_ELEM`, Linux 3.18).
 pub(super) fn set_first_value(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
     let key = 0_u32;
-    let attr = Element {
-        map_fd: map.as_raw_fd().cast_unsigned(),
-        _padding: 0,
-        key: (&raw const key) as u64,
-        value: value.as_ptr() as u64,
-        flags: 0,
-    };
+    let attr = Element::of(map, &key, value.as_ptr() as u64);
     // SAFETY: key and value are live, and as long as the kernel reads.
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }.map(drop)
 }
