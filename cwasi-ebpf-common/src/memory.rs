@@ -4,8 +4,8 @@
 //! TCP's segments are, which come from the network:
 //! - Where the machine's limit for TCP refuses the charge (`__sk_mem_raise_allocated`, net/core/sock.c), the sender gets ENOMEM, which no
 //!   program expects of a socket. TCP would make it wait, and always lets a little through.
-//! - At the limit of the receiver's cgroup the charge reclaims, and then kills a process of the receiver's, or fails. TCP's
-//!   segments are charged beyond the limit, and its window closes.
+//! - At the limit of the receiver's cgroup the charge reclaims, and then kills a process of the receiver's. When all of them are
+//!   being killed it fails, with ENOMEM again. TCP's segments are charged beyond the limit, and its window closes.
 //!
 //! So messages are left to TCP before either limit is reached. Seen on Linux 6.18; the code is the same since before 5.10.
 
@@ -13,7 +13,7 @@
 /// to a MiB of the machine's at once (`SK_MEMORY_PCPU_RESERVE`, Linux 6.0).
 pub const RESERVE: i64 = 1024;
 /// Unread bytes up to which a receiver keeps up, and its cgroup is not looked at: one that is full of reclaimable page cache must not
-/// leave everything to TCP.
+/// leave everything to TCP. A cgroup of which a process was ever killed for its memory is always looked at.
 pub const PROMPT: u32 = 64 << 10;
 /// Levels of cgroups, from the receiver's upwards, that are looked at.
 pub const DEPTH: u32 = 8;

@@ -118,6 +118,8 @@ pub struct MemoryOffsets {
     pub sock_memcg: u32,
     /// `struct mem_cgroup`: `memory`, a `struct page_counter`.
     pub memcg_memory: u32,
+    /// `struct mem_cgroup`: `memory_events[MEMCG_OOM_KILL]`, how often a process of it was killed for its memory (4.18).
+    pub memcg_oom_kills: u32,
     /// `struct page_counter`: `usage.counter`.
     pub counter_usage: u32,
     /// `struct page_counter`: `max`.
@@ -129,7 +131,7 @@ pub struct MemoryOffsets {
 #[cfg(feature = "user")]
 const _: () = assert!(size_of::<Offsets>() == 18 * 4);
 #[cfg(feature = "user")]
-const _: () = assert!(size_of::<WaitOffsets>() == 12 * 4 && size_of::<MemoryOffsets>() == 8 * 4);
+const _: () = assert!(size_of::<WaitOffsets>() == 12 * 4 && size_of::<MemoryOffsets>() == 9 * 4);
 #[cfg(feature = "user")]
 #[expect(
     unsafe_code,

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use cwasi_ebpf_common::memory::{DEPTH, Limit, Memory};
-use cwasi_ebpf_common::offsets::{Offsets, QueueMeasure, WaitOffsets};
+use cwasi_ebpf_common::offsets::{MemoryOffsets, Offsets, QueueMeasure, WaitOffsets};
 use cwasi_ebpf_common::reader::{MOST_WAITERS, Waiter, Waiters};
 use cwasi_ebpf_common::redirect::Verdict;
 
@@ -152,17 +152,24 @@ impl Sock {
         })
     }
 
+    /// Whether a process of the cgroup that the socket's memory is charged to was ever killed for its memory.
+    #[inline(always)]
+    pub fn cgroup_was_killed(self) -> bool {
+        let offsets = memory_offsets();
+        offsets.memcg_oom_kills != 0
+            && self
+                .memcg(&offsets)
+                .and_then(|memcg| read::<i64>(memcg, offsets.memcg_oom_kills))
+                .is_some_and(|kills| kills != 0)
+    }
+
     /// Whether a cgroup that the socket's memory is charged to is near its limit. A socket of none has none.
     #[inline(always)]
     pub fn cgroup_is_full(self) -> bool {
         let offsets = memory_offsets();
-        if offsets.sock_memcg == 0 {
+        let Some(memcg) = self.memcg(&offsets) else {
             return false;
-        }
-        let memcg = read::<u64>(self.0, offsets.sock_memcg).unwrap_or(0) & !MEMCG_FLAGS;
-        if memcg == 0 {
-            return false;
-        }
+        };
         let mut counter = memcg + u64::from(offsets.memcg_memory);
         for _ in 0..DEPTH {
             let (Some(used), Some(most)) = (
@@ -180,6 +187,18 @@ impl Sock {
             }
         }
         false
+    }
+
+    /// Address of the `struct mem_cgroup` that the socket's memory is charged to.
+    #[inline(always)]
+    fn memcg(self, offsets: &MemoryOffsets) -> Option<u64> {
+        if offsets.sock_memcg == 0 {
+            return None;
+        }
+        match read::<u64>(self.0, offsets.sock_memcg)? & !MEMCG_FLAGS {
+            0 => None,
+            memcg => Some(memcg),
+        }
     }
 
     #[inline(always)]

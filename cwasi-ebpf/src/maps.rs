@@ -95,6 +95,7 @@ static MEMORY_OFFSETS: MemoryOffsets = MemoryOffsets {
     proto_sysctl_mem: 0,
     sock_memcg: 0,
     memcg_memory: 0,
+    memcg_oom_kills: 0,
     counter_usage: 0,
     counter_max: 0,
     counter_parent: 0,

@@ -212,9 +212,10 @@ impl Observe for Seen<'_> {
 
     #[inline(always)]
     fn scarce(&self, queued: u32) -> bool {
+        let receiver = Sock(self.flow.peer_sock);
         // The sender's protocol is TCP as the receiver's is, and its socket is there for sure.
         Sock(self.flow.sock).memory().is_none_or(Memory::is_scarce)
-            || (queued > PROMPT && Sock(self.flow.peer_sock).cgroup_is_full())
+            || ((queued > PROMPT || receiver.cgroup_was_killed()) && receiver.cgroup_is_full())
     }
 
     #[inline(always)]

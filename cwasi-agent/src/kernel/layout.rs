@@ -5,6 +5,11 @@ use cwasi_ebpf_common::offsets::{MemoryOffsets, Offsets, QueueMeasure, WaitOffse
 use super::btf::{Btf, Member};
 use super::error::PlaneError;
 
+/// Of `enum memcg_memory_event`.
+const MEMCG_OOM_KILL: u32 = 4;
+/// Size of an `atomic_long_t`.
+const ATOMIC_LONG: u32 = 8;
+
 /// Finds the offsets in the running kernel, for a way to measure the peer's queue.
 ///
 /// # Errors
@@ -52,6 +57,10 @@ pub(super) fn memory_offsets(btf: &Btf) -> Result<MemoryOffsets, PlaneError> {
         proto_sysctl_mem: bytes(btf, "proto", "sysctl_mem")?,
         sock_memcg: optional(btf, "sock", "sk_memcg"),
         memcg_memory: optional(btf, "mem_cgroup", "memory"),
+        memcg_oom_kills: match optional(btf, "mem_cgroup", "memory_events") {
+            0 => 0,
+            events => events + MEMCG_OOM_KILL * ATOMIC_LONG,
+        },
         counter_usage: optional(btf, "page_counter", "usage"),
         counter_max: optional(btf, "page_counter", "max"),
         counter_parent: optional(btf, "page_counter", "parent"),
