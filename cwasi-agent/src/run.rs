@@ -40,11 +40,12 @@ const PLANE_EVERY: Duration = Duration::from_secs(10);
 pub const LOAD: &str = "load";
 
 /// Names of all probes: the checks of the self-test, and what else an agent finds of the kernel at its start.
-pub const PROBES: [&str; 6] = [
+pub const PROBES: [&str; 7] = [
     selftest::CHECKS[0],
     selftest::CHECKS[1],
     selftest::CHECKS[2],
     selftest::CHECKS[3],
+    selftest::CHECKS[4],
     LOAD,
     readers::READERS,
 ];

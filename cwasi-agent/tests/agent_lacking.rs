@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use cwasi_agent::agent::DEGRADATIONS;
 use cwasi_agent::probe::probe;
 use cwasi_client::protocol::Degradation;
+use nix::sys::socket::{getsockopt, sockopt};
 use serde_json::Value;
 use support::netns::veth;
 use support_agent::agent::{Agent, text};
@@ -454,7 +455,29 @@ fn no_bytes_after_the_end() {
             Verdict::Done
         }
     });
-    lacking.is_plain(&[("self_test_eof_after_data", "read: failed to fill whole buffer")]);
+    lacking.is_plain(&[
+        ("self_test_eof_after_data", "read: failed to fill whole buffer"),
+        (
+            "self_test_unaccepted_removed",
+            "not tried, an earlier check failed",
+        ),
+    ]);
+}
+
+/// As if a connection outlived the listener that it waits at.
+#[test]
+fn no_end_of_what_nobody_accepted() {
+    needs_judging!();
+    let lacking = Lacking::calls(&[libc::SYS_close], |call| {
+        let socket = call.descriptor(call.arguments[0]);
+        let accepts = getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false);
+        if accepts {
+            Verdict::Returns(0)
+        } else {
+            Verdict::Done
+        }
+    });
+    lacking.is_plain(&[("self_test_unaccepted_removed", "stays in the sockhash")]);
 }
 
 /// Program types with their helpers, and map types.

@@ -20,7 +20,7 @@ fn unlocked() -> Option<&'static str> {
 /// Ends the test, visibly, on a kernel that is not locked.
 macro_rules! needs_lockdown {
     () => {
-        needs!();
+        needs_root!();
         if let Some(reason) = unlocked() {
             return support::probe::skipped(reason);
         }

@@ -129,6 +129,31 @@ fn is_well(agent: &Agent) {
     );
 }
 
+/// A kernel that is held off says why, and its functions talk by plain TCP.
+#[test]
+fn an_agent_says_what_the_self_test_finds() {
+    needs_own_machine!(whatever the self_test finds);
+    let agent = Agent::absent();
+    run(&agent, &[]);
+    let mut busy = Busy::start(&agent);
+    let status = agent.status();
+    match support::probe::held_off() {
+        None => {
+            assert_eq!(status.degraded, []);
+            busy.is_redirected(&agent);
+        }
+        Some(_) => {
+            let reasons: Vec<_> = status.degraded.iter().map(|why| why.reason.as_str()).collect();
+            assert_eq!(reasons, [format!("self_test_{}", support::probe::UNACCEPTED)]);
+            busy.caller.goes_on();
+            assert_eq!(agent.flows(), []);
+        }
+    }
+    assert_eq!(status.accelerating, status.degraded.is_empty());
+    busy.end();
+    support::eventually("the functions are forgotten", || agent.functions().is_empty());
+}
+
 /// Ages of connections, and what the agent does every few seconds, are a matter of the monotonic clock.
 #[test]
 fn the_clock_steps() {

@@ -19,11 +19,12 @@ const KERNEL_MAPS: &str = "kernel_maps";
 const MAP_FULL: &str = "map_full";
 
 /// Every reason for which an agent may be degraded: what its start finds, what keeps it from its work, what the kernel refuses.
-pub const DEGRADATIONS: [&str; 15] = [
+pub const DEGRADATIONS: [&str; 16] = [
     "self_test_redirect",
     "self_test_queue_charged",
     "self_test_order_across_spill",
     "self_test_eof_after_data",
+    "self_test_unaccepted_removed",
     LOAD,
     READERS,
     STATE_DIR,

@@ -4,14 +4,16 @@
 //! receiver's queue, best first, and the first that passes every check is the one to use.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::Key;
 use cwasi_client::cgroup::{self, Leaf};
-use cwasi_ebpf_common::maps::{Config, Flow, FunctionEntry, Locality, Sockets, TrafficEntry, TrafficKey};
+use cwasi_ebpf_common::maps::{
+    Config, Flow, FunctionEntry, Locality, Sockets, TrafficEntry, TrafficKey, names,
+};
 use cwasi_ebpf_common::offsets::QueueMeasure;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -25,6 +27,8 @@ use super::sockets::SocketFactory;
 
 /// How long a step may take before the kernel is called broken.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a socket may stay in the sockhash after both ends were closed, which removes it before close(2) returns.
+const LINGER: Duration = Duration::from_secs(1);
 /// Enough to find a queue that is not bounded, and too little to hurt a node.
 const FLOOD: usize = 48 << 20;
 /// What the queue may hold above its budget: one message, and what TCP itself buffers.
@@ -33,7 +37,7 @@ const SLACK: u64 = 1 << 20;
 /// One thing that the kernel was seen to do, or not.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Check {
-    /// `redirect`, `queue_charged`, `order_across_spill` or `eof_after_data`.
+    /// One of [`CHECKS`].
     pub name: &'static str,
     /// Whether it works.
     pub passed: bool,
@@ -51,11 +55,12 @@ pub struct Report {
 }
 
 /// Names of the checks, in order.
-pub const CHECKS: [&str; 4] = [
+pub const CHECKS: [&str; 5] = [
     "redirect",
     "queue_charged",
     "order_across_spill",
     "eof_after_data",
+    "unaccepted_removed",
 ];
 
 /// Tries each queue measure until one passes every check.
@@ -91,6 +96,7 @@ pub fn try_measure(measure: QueueMeasure) -> Vec<Check> {
         Bench::queue_charged,
         Bench::order_across_spill,
         Bench::eof_after_data,
+        Bench::unaccepted_removed,
     ];
     let mut checks = Vec::new();
     for (name, step) in CHECKS.into_iter().zip(steps) {
@@ -155,10 +161,10 @@ struct Bench {
     receiver: TcpStream,
     sent: u64,
     received: u64,
+    factory: SocketFactory,
     // What follows is kept until the sockets are closed.
     _links: (aya::programs::links::FdLink, aya::programs::sk_msg::SkMsgLink),
     _object: Loaded,
-    _factory: SocketFactory,
     _place: Place,
 }
 
@@ -213,9 +219,9 @@ impl Bench {
             receiver,
             sent: 0,
             received: 0,
+            factory,
             _links: (link, verdict),
             _object: object,
-            _factory: factory,
             _place: place,
         })
     }
@@ -304,6 +310,39 @@ impl Bench {
         }
     }
 
+    /// A connection that nobody accepted leaves the sockhash with its listener: one that stays there keeps its memory, and in the end
+    /// there is no room for others.
+    fn unaccepted_removed(&mut self) -> Result<String, Failure> {
+        let before = self.enrolled()?;
+        let (listener, address) = listen(&mut self.factory).map_err(call("listen"))?;
+        let dialled = dial(&mut self.factory, address).map_err(call("connect"))?;
+        let during = self.enrolled()?;
+        if during < before + 2 {
+            return Err(Failure::Wrong(format!(
+                "{} of 2 ends of a connection were enrolled",
+                during - before
+            )));
+        }
+        drop((listener, dialled));
+        let deadline = Instant::now() + LINGER;
+        while self.enrolled()? > before {
+            if Instant::now() > deadline {
+                return Err(Failure::Wrong(
+                    "a connection that nobody accepted stays in the sockhash".to_owned(),
+                ));
+            }
+            std::thread::sleep(LINGER / 100);
+        }
+        Ok("a connection that nobody accepted is gone with its listener".to_owned())
+    }
+
+    /// Number of sockets in the sockhash.
+    fn enrolled(&self) -> Result<usize, Failure> {
+        let cookies: Result<Vec<u64>, _> = self.maps.sockets.keys().collect();
+        let cookies = cookies.map_err(PlaneError::map(names::SOCKETS, "iterate"))?;
+        Ok(cookies.len())
+    }
+
     /// Sends the next `len` bytes of the pattern, or as many as one call takes from a non-blocking socket.
     fn send(&mut self, len: usize) -> io::Result<usize> {
         let data: Vec<u8> = (0..len as u64).map(|at| pattern(self.sent + at)).collect();
@@ -342,7 +381,6 @@ fn pattern(at: u64) -> u8 {
 }
 
 fn configure(maps: &mut Maps, cgroup_id: u64) -> Result<(), PlaneError> {
-    use cwasi_ebpf_common::maps::names;
     let config = Config {
         budget: Config::MIN_BUDGET,
         learn: 0,
@@ -396,16 +434,8 @@ fn private_netns() -> io::Result<Option<PathBuf>> {
 }
 
 fn connect(factory: &mut SocketFactory) -> io::Result<(TcpStream, TcpStream)> {
-    let mut tcp = || factory.socket(libc::AF_INET, libc::SOCK_STREAM);
-    let (listener, connecting): (OwnedFd, OwnedFd) = (tcp()?, tcp()?);
-    socket::bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
-    socket::listen(&listener, socket::Backlog::new(16)?)?;
-    let listener = TcpListener::from(listener);
-    let SocketAddr::V4(address) = listener.local_addr()? else {
-        return Err(io::Error::other("an AF_INET socket has no IPv4 address"));
-    };
-    socket::connect(connecting.as_raw_fd(), &SockaddrIn::from(address))?;
-    let sender = TcpStream::from(connecting);
+    let (listener, address) = listen(factory)?;
+    let sender = dial(factory, address)?;
     let receiver = accept(&listener, sender.local_addr()?)?;
     for stream in [&sender, &receiver] {
         stream.set_nodelay(true)?;
@@ -413,6 +443,27 @@ fn connect(factory: &mut SocketFactory) -> io::Result<(TcpStream, TcpStream)> {
         stream.set_write_timeout(Some(PATIENCE))?;
     }
     Ok((sender, receiver))
+}
+
+fn tcp(factory: &mut SocketFactory) -> io::Result<OwnedFd> {
+    factory.socket(libc::AF_INET, libc::SOCK_STREAM)
+}
+
+fn listen(factory: &mut SocketFactory) -> io::Result<(TcpListener, SocketAddrV4)> {
+    let listener = tcp(factory)?;
+    socket::bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
+    socket::listen(&listener, socket::Backlog::new(16)?)?;
+    let listener = TcpListener::from(listener);
+    match listener.local_addr()? {
+        SocketAddr::V4(address) => Ok((listener, address)),
+        SocketAddr::V6(_) => Err(io::Error::other("an AF_INET socket has no IPv4 address")),
+    }
+}
+
+fn dial(factory: &mut SocketFactory, address: SocketAddrV4) -> io::Result<TcpStream> {
+    let connecting = tcp(factory)?;
+    socket::connect(connecting.as_raw_fd(), &SockaddrIn::from(address))?;
+    Ok(TcpStream::from(connecting))
 }
 
 /// Takes the connection of this peer; in a network namespace that is not private, others may have come first.

@@ -151,6 +151,10 @@ pub fn remedy_of_check(name: &str) -> &'static str {
             "the receiver's queue cannot be bounded on this kernel; use one from docs/kernel-policy.md. Until then \
              connections stay on TCP"
         }
+        "unaccepted_removed" => {
+            "this kernel keeps connections that nobody accepted; use one from docs/kernel-policy.md (5.10 from 5.10.222). \
+             Until then connections stay on TCP"
+        }
         _ => {
             "report it with the kernel's release: this kernel reorders or loses the end of a stream; connections stay on TCP"
         }

@@ -4,26 +4,23 @@ use std::fs;
 use std::net::{IpAddr, Ipv6Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use cwasi_agent::kernel::{KernelPlane, Options, PlaneError, selftest};
+use cwasi_agent::kernel::{KernelPlane, Options, PlaneError};
 use cwasi_agent::plane::Plane;
 use cwasi_ebpf_common::maps::{Config, Flow, FunctionEntry, Locality, Sockets, TrafficEntry, TrafficKey};
 use cwasi_ebpf_common::offsets::QueueMeasure;
 use cwasi_ebpf_common::reason::Reason;
 use ipnet::Ipv6Net;
 
-use super::tcp;
+use super::{probe, tcp};
 
 /// How the self-test says that the queue is to be measured on this kernel.
 pub fn measure() -> QueueMeasure {
-    static MEASURE: OnceLock<QueueMeasure> = OnceLock::new();
-    *MEASURE.get_or_init(|| {
-        let report = selftest::run();
-        report
-            .measure
-            .unwrap_or_else(|| panic!("the self-test fails on this kernel: {:#?}", report.checks))
-    })
+    let report = probe::self_test();
+    report
+        .measure
+        .unwrap_or_else(|| panic!("the self-test fails on this kernel: {:#?}", report.checks))
 }
 
 /// A [`KernelPlane`] with its own bpffs directory. Dropping it unloads the programs and removes the directory.

@@ -3,16 +3,47 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use cwasi_agent::kernel::selftest::{self, Report};
 
 /// Ends the test, visibly, where something that every kernel test needs is missing, or one of the extra needs given.
 #[macro_export]
 macro_rules! needs {
+    ($($need:expr),*) => {
+        needs_root!($($need),*);
+        if let Some(reason) = $crate::support::probe::held_off() {
+            return $crate::support::probe::skipped(&reason);
+        }
+    };
+}
+
+/// The same for a test that is about what the kernel lacks.
+#[macro_export]
+macro_rules! needs_root {
     ($($need:expr),*) => {
         if let Some(reason) = $crate::support::probe::missing(&[$($need),*]) {
             return $crate::support::probe::skipped(&reason);
         }
     };
 }
+
+/// What the self-test finds of this kernel.
+pub fn self_test() -> &'static Report {
+    static REPORT: OnceLock<Report> = OnceLock::new();
+    REPORT.get_or_init(selftest::run)
+}
+
+/// Why nothing is redirected on this kernel, if that is what the policy says of it. Elsewhere a self-test that fails is a test that fails.
+pub fn held_off() -> Option<String> {
+    let report = self_test();
+    let failed = report.checks.iter().find(|check| !check.passed)?;
+    (report.measure.is_none() && failed.name == UNACCEPTED)
+        .then(|| format!("the self-test holds off: {}: {}", failed.name, failed.detail))
+}
+
+/// The check that a kernel of the policy fails: 5.10 before 5.10.222.
+pub const UNACCEPTED: &str = "unaccepted_removed";
 
 /// What a test needs besides root, BTF, cgroup v2 and `ip`.
 #[derive(Clone, Copy)]
