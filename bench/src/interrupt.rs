@@ -1,5 +1,7 @@
 //! Ctrl-C and SIGTERM as an error that unwinds, so that every guard on the way cleans up.
 
+use std::fmt::Display;
+use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
@@ -56,9 +58,24 @@ pub fn check() -> Result<()> {
 }
 
 /// The exit code of a run that a signal ended: 128 plus its number, as shells tell it.
-#[must_use]
-pub fn exit_code() -> i32 {
+fn exit_code() -> i32 {
     128 + ARRIVED.load(Ordering::Relaxed)
+}
+
+/// What the program of this name ends with, its error said unless `interrupted` tells that it is a signal's doing.
+pub fn end<E: Display>(
+    program: &str,
+    result: std::result::Result<(), E>,
+    interrupted: impl FnOnce(&E) -> bool,
+) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if interrupted(&error) => ExitCode::from(u8::try_from(exit_code()).unwrap_or(u8::MAX)),
+        Err(error) => {
+            eprintln!("{program}: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Sleeps, unless a signal arrives.

@@ -21,6 +21,7 @@ use support_agent::agent::Agent;
 use support_agent::busy::Busy;
 use support_agent::function::{Caller, Talker, echo};
 use support_machine::clock::{Clock, DAY};
+use support_machine::disk::Disk;
 use support_machine::limited::{self, Limits};
 use support_machine::memory::{self, Hoard};
 
@@ -334,6 +335,48 @@ fn stops_and_kills_at_random() {
     finish(busy, &agent);
 }
 
+/// A function whose cgroup is full is redirected to as long as its memory can be given up, and is not killed for what others send it.
+#[test]
+fn a_receiver_whose_memory_is_files() {
+    const ROOM: u64 = 16 << 20;
+    needs_own_machine!();
+    if let Some(reason) = Limits::missing() {
+        return support::probe::skipped(&reason);
+    }
+    let _limits = Limits::new();
+    let agent = started();
+    let busy = Busy::start(&agent);
+    let mut victims = Victims::start(&agent, &busy);
+    let cgroup = limited::cgroup_of("victim-echo");
+    let disk = Disk::new(4 * ROOM);
+    limited::leave(&cgroup, ROOM);
+    let by_kernel = |victims: &mut Victims| {
+        let before = agent.redirected("victim-caller");
+        victims.caller.goes_on();
+        agent.redirected("victim-caller") > before
+    };
+    support::eventually("there is room", || by_kernel(&mut victims));
+    let file = tempfile::NamedTempFile::new_in("/tmp").expect("a file in memory");
+    // Of a tmpfs, without swap, nothing can be given up.
+    limited::run(
+        &cgroup,
+        &format!("dd if=/dev/zero bs=1M count=14 of={}", file.path().display()),
+    );
+    support::eventually("there is none", || !by_kernel(&mut victims));
+    file.close().expect("remove the file");
+    support::eventually("there is room again", || by_kernel(&mut victims));
+    limited::run(
+        &cgroup,
+        &format!("dd if={} bs=1M of=/dev/null", disk.path().display()),
+    );
+    limited::leave(&cgroup, 1 << 20);
+    support::eventually("files make room", || by_kernel(&mut victims));
+    assert_eq!(limited::oom_kills(&cgroup), 0);
+    victims.caller.finish();
+    drop(victims.echo);
+    finish(busy, &agent);
+}
+
 /// A receiver near the limit of its cgroup, which does not read, is sent to by TCP: its peers do not get it killed.
 #[test]
 fn a_receiver_with_little_memory() {
@@ -348,11 +391,7 @@ fn a_receiver_with_little_memory() {
     let busy = Busy::start(&agent);
     let victims = Victims::start(&agent, &busy);
     let cgroup = limited::cgroup_of("victim-echo");
-    let current = || -> u64 {
-        let text = std::fs::read_to_string(cgroup.join("memory.current")).expect("read memory.current");
-        text.trim().parse().expect("a number")
-    };
-    limited::write(&cgroup.join("memory.max"), &(current() + ROOM).to_string());
+    limited::leave(&cgroup, ROOM);
     limited::signal("victim-echo", Signal::SIGSTOP);
     thread::sleep(Duration::from_secs(2));
     limited::signal("victim-echo", Signal::SIGCONT);

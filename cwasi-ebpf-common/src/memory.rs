@@ -12,8 +12,8 @@
 /// Pages below a limit that are kept free: a message has up to a half MiB, and every CPU may be about to charge one, and takes up
 /// to a MiB of the machine's at once (`SK_MEMORY_PCPU_RESERVE`, Linux 6.0).
 pub const RESERVE: i64 = 1024;
-/// Unread bytes up to which a receiver keeps up, and its cgroup is not looked at: one that is full of reclaimable page cache must not
-/// leave everything to TCP. A cgroup of which a process was ever killed for its memory is always looked at.
+/// Unread bytes up to which a receiver keeps up. Those above its cgroup are not looked at then, and its own may be full as long as it
+/// has pages of files to give up: what reads and writes files fills its cgroup with them, and must not have everything left to TCP.
 pub const PROMPT: u32 = 64 << 10;
 /// Levels of cgroups, from the receiver's upwards, that are looked at.
 pub const DEPTH: u32 = 8;
@@ -56,6 +56,13 @@ impl Limit {
     }
 }
 
+/// Whether pages of files, which are given up first, make room for a message in a cgroup that is near its limit.
+#[must_use]
+#[inline(always)]
+pub const fn make_room(files: i64) -> bool {
+    files >= RESERVE
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +101,13 @@ mod tests {
             pressure: 64,
         };
         assert!(tiny.is_scarce(), "there is no room at all");
+    }
+
+    #[test]
+    fn files_make_room_for_what_the_reserve_is_for() {
+        for (files, room) in [(0, false), (RESERVE - 1, false), (RESERVE, true)] {
+            assert_eq!(make_room(files), room, "{files}");
+        }
     }
 
     #[test]

@@ -103,6 +103,11 @@ pub struct WaitOffsets {
     pub poll_events: u32,
 }
 
+/// Lists of pages in a zone (`NR_LRU_LISTS`).
+pub const LISTS: u32 = 5;
+/// Kinds of pages in a generation (`ANON_AND_FILE`): those of none, those of files.
+pub const KINDS: u32 = 2;
+
 /// Where the kernel keeps account of the memory of TCP and of cgroups. Offsets in bytes; `sock_memcg` is 0 where there is no account of
 /// cgroups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,20 +123,29 @@ pub struct MemoryOffsets {
     pub sock_memcg: u32,
     /// `struct mem_cgroup`: `memory`, a `struct page_counter`.
     pub memcg_memory: u32,
-    /// `struct mem_cgroup`: `memory_events[MEMCG_OOM_KILL]`, how often a process of it was killed for its memory (4.18).
-    pub memcg_oom_kills: u32,
     /// `struct page_counter`: `usage.counter`.
     pub counter_usage: u32,
     /// `struct page_counter`: `max`.
     pub counter_max: u32,
     /// `struct page_counter`: `parent`.
     pub counter_parent: u32,
+    /// `struct mem_cgroup`: `nodeinfo`, pointers to `struct mem_cgroup_per_node`.
+    pub memcg_nodes: u32,
+    /// `struct mem_cgroup_per_node`: `lru_zone_size`, pages in each list of each zone.
+    pub node_lru: u32,
+    /// Number of zones, 0 where it is not known.
+    pub zones: u32,
+    /// `struct mem_cgroup_per_node`: `lruvec.lrugen.nr_pages`, pages of each generation, of none and of files, in each zone (6.1,
+    /// `CONFIG_LRU_GEN`).
+    pub node_generations: u32,
+    /// Number of generations, 0 where there are none.
+    pub generations: u32,
 }
 
 #[cfg(feature = "user")]
 const _: () = assert!(size_of::<Offsets>() == 18 * 4);
 #[cfg(feature = "user")]
-const _: () = assert!(size_of::<WaitOffsets>() == 12 * 4 && size_of::<MemoryOffsets>() == 9 * 4);
+const _: () = assert!(size_of::<WaitOffsets>() == 12 * 4 && size_of::<MemoryOffsets>() == 13 * 4);
 #[cfg(feature = "user")]
 #[expect(
     unsafe_code,

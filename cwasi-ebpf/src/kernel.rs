@@ -1,8 +1,8 @@
 //! Reads of kernel memory, by the offsets of the running kernel. Every read may fail: a stale address is an answer, not a fault.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use cwasi_ebpf_common::memory::{DEPTH, Limit, Memory};
-use cwasi_ebpf_common::offsets::{MemoryOffsets, Offsets, QueueMeasure, WaitOffsets};
+use cwasi_ebpf_common::memory::{DEPTH, Limit, Memory, make_room};
+use cwasi_ebpf_common::offsets::{KINDS, LISTS, MemoryOffsets, Offsets, QueueMeasure, WaitOffsets};
 use cwasi_ebpf_common::reader::{MOST_WAITERS, Waiter, Waiters};
 use cwasi_ebpf_common::redirect::Verdict;
 
@@ -14,6 +14,16 @@ const O_NONBLOCK: u32 = 0o4000;
 const TCP_NAGLE_OFF: u8 = 1;
 /// Low bits of `sk_memcg` that are flags (`SK_BPF_MEMCG_FLAG_MASK`, later than 6.18; pointers leave them 0).
 const MEMCG_FLAGS: u64 = 7;
+/// Place of the list of inactive pages of files among the lists of a zone; that of the active ones follows.
+const INACTIVE_FILE: u32 = 2;
+/// Place of the pages of files among the kinds of a generation.
+const OF_FILES: u32 = 1;
+/// Size of a `long`.
+const LONG: u32 = 8;
+/// Zones that are looked at.
+const MOST_ZONES: u32 = 8;
+/// Generations that are looked at.
+const MOST_GENERATIONS: u32 = 4;
 /// Low bits of `sk_user_data` that are flags (`SK_USER_DATA_PTRMASK`; two bits before 6.0, which pointers leave 0 too).
 const USER_DATA_FLAGS: u64 = 7;
 
@@ -152,20 +162,10 @@ impl Sock {
         })
     }
 
-    /// Whether a process of the cgroup that the socket's memory is charged to was ever killed for its memory.
+    /// Whether a message could be one too many for the cgroup that the socket's memory is charged to, or for those above where the
+    /// socket is `lagging`. A socket of none has none.
     #[inline(always)]
-    pub fn cgroup_was_killed(self) -> bool {
-        let offsets = memory_offsets();
-        offsets.memcg_oom_kills != 0
-            && self
-                .memcg(&offsets)
-                .and_then(|memcg| read::<i64>(memcg, offsets.memcg_oom_kills))
-                .is_some_and(|kills| kills != 0)
-    }
-
-    /// Whether a cgroup that the socket's memory is charged to is near its limit. A socket of none has none.
-    #[inline(always)]
-    pub fn cgroup_is_full(self) -> bool {
+    pub fn cgroup_is_full(self, lagging: bool) -> bool {
         let offsets = memory_offsets();
         let Some(memcg) = self.memcg(&offsets) else {
             return false;
@@ -179,10 +179,10 @@ impl Sock {
                 return false;
             };
             if (Limit { used, most }).is_near() {
-                return true;
+                return lagging || !make_room(files(memcg, &offsets));
             }
             match read(counter, offsets.counter_parent) {
-                Some(parent) if parent != 0 => counter = parent,
+                Some(parent) if parent != 0 && lagging => counter = parent,
                 _ => return false,
             }
         }
@@ -208,6 +208,26 @@ impl Sock {
             psock => Some(psock),
         }
     }
+}
+
+/// Pages of files that a cgroup has on the first node, which it can do without. They are in lists, or in generations.
+#[inline(always)]
+fn files(memcg: u64, offsets: &MemoryOffsets) -> i64 {
+    let node = read::<u64>(memcg, offsets.memcg_nodes).unwrap_or(0);
+    let zones = offsets.zones.min(MOST_ZONES);
+    let mut pages = 0;
+    for zone in 0..zones {
+        let lists = offsets.node_lru + (zone * LISTS + INACTIVE_FILE) * LONG;
+        let [inactive, active] = read::<[i64; 2]>(node, lists).unwrap_or_default();
+        pages += inactive + active;
+    }
+    for generation in 0..offsets.generations.min(MOST_GENERATIONS) {
+        for zone in 0..zones {
+            let at = (generation * KINDS + OF_FILES) * offsets.zones + zone;
+            pages += read::<i64>(node, offsets.node_generations + at * LONG).unwrap_or(0);
+        }
+    }
+    pages
 }
 
 /// Who waits on a socket.

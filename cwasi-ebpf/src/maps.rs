@@ -95,10 +95,14 @@ static MEMORY_OFFSETS: MemoryOffsets = MemoryOffsets {
     proto_sysctl_mem: 0,
     sock_memcg: 0,
     memcg_memory: 0,
-    memcg_oom_kills: 0,
     counter_usage: 0,
     counter_max: 0,
     counter_parent: 0,
+    memcg_nodes: 0,
+    node_lru: 0,
+    zones: 0,
+    node_generations: 0,
+    generations: 0,
 };
 
 /// The offsets of the running kernel. The verifier sees constants: what a kernel lacks is dead code there.

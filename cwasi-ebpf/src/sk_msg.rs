@@ -215,7 +215,7 @@ impl Observe for Seen<'_> {
         let receiver = Sock(self.flow.peer_sock);
         // The sender's protocol is TCP as the receiver's is, and its socket is there for sure.
         Sock(self.flow.sock).memory().is_none_or(Memory::is_scarce)
-            || ((queued > PROMPT || receiver.cgroup_was_killed()) && receiver.cgroup_is_full())
+            || receiver.cgroup_is_full(queued > PROMPT)
     }
 
     #[inline(always)]

@@ -7,14 +7,7 @@ use cwasi_bench::interrupt;
 use cwasi_soak::{Args, Error};
 
 fn main() -> ExitCode {
-    match Args::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Error::Bench(cwasi_bench::Error::Interrupted)) => {
-            ExitCode::from(u8::try_from(interrupt::exit_code()).unwrap_or(u8::MAX))
-        }
-        Err(error) => {
-            eprintln!("cwasi-soak: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    interrupt::end("cwasi-soak", Args::parse().run(), |error| {
+        matches!(error, Error::Bench(cwasi_bench::Error::Interrupted))
+    })
 }

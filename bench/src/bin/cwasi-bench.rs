@@ -6,12 +6,7 @@ use clap::Parser;
 use cwasi_bench::{Error, compare, interrupt};
 
 fn main() -> ExitCode {
-    match compare::Args::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Error::Interrupted) => ExitCode::from(u8::try_from(interrupt::exit_code()).unwrap_or(u8::MAX)),
-        Err(error) => {
-            eprintln!("cwasi-bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    interrupt::end("cwasi-bench", compare::Args::parse().run(), |error| {
+        matches!(error, Error::Interrupted)
+    })
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 const MAGIC: u16 = 0xeb9f;
 const HEADER_LEN: usize = 24;
 const TYPE_LEN: usize = 12;
+const MOST_DIMENSIONS: usize = 8;
 
 const KIND_INT: u32 = 1;
 const KIND_ARRAY: u32 = 3;
@@ -180,17 +181,39 @@ impl Btf {
     /// Finds a member by its path, such as `__sk_common.skc_cookie` of `sock`, through anonymous structs and unions.
     #[must_use]
     pub fn member(&self, structure: &str, path: &str) -> Option<Member> {
+        self.walk(structure, path).map(|(_, member)| member)
+    }
+
+    /// Number of elements of a member that is an array; of one with several dimensions, all of them.
+    #[must_use]
+    pub fn length(&self, structure: &str, path: &str) -> Option<u32> {
+        let (mut id, _) = self.walk(structure, path)?;
+        let mut elements = None;
+        // Malformed data could have an array of itself.
+        for _ in 0..MOST_DIMENSIONS {
+            match self.of_id(id) {
+                Some((head, at)) if head.kind == KIND_ARRAY => {
+                    let of_this = word(&self.types, at + 8).ok()?;
+                    elements = Some(elements.unwrap_or(1_u32).checked_mul(of_this)?);
+                    id = self.resolve(word(&self.types, at).ok()?);
+                }
+                _ => break,
+            }
+        }
+        elements
+    }
+
+    /// The type of a member, and where it is.
+    fn walk(&self, structure: &str, path: &str) -> Option<(u32, Member)> {
         let mut id = self.structure(structure)?;
         let mut base = 0;
         let mut found = None;
         for name in path.split('.') {
             let (type_id, member) = self.find(id, name.as_bytes())?;
-            found = Some(Member {
-                bit_offset: base + member.bit_offset,
-                ..member
-            });
-            base += member.bit_offset;
             id = self.resolve(type_id);
+            base += member.bit_offset;
+            let bit_offset = base;
+            found = Some((id, Member { bit_offset, ..member }));
         }
         found
     }
@@ -282,9 +305,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// `struct outer { int a; union { int b; struct inner in; }; unsigned c:3; }`, `struct inner { int x; alias y; }`.
+    /// `struct outer { int a; union { int b; struct inner in; }; unsigned c:3; }`, `struct inner { int x; alias y; }`,
+    /// `struct lists { int flat[12]; int nested[3][5]; }`.
     fn sample() -> Vec<u8> {
-        let strings = b"\0int\0outer\0inner\0a\0b\0in\0c\0x\0y\0alias\0";
+        let strings = b"\0int\0outer\0inner\0a\0b\0in\0c\0x\0y\0alias\0lists\0flat\0nested\0";
         let name = |text: &str| {
             let needle = format!("\0{text}\0");
             let at = strings
@@ -322,6 +346,15 @@ mod tests {
             [
                 vec![name("outer"), info(KIND_STRUCT, 3, true), 16],
                 vec![name("a"), 1, 0, 0, 4, 32, name("c"), 1, 3 << 24 | 96],
+            ]
+            .concat(),
+            // Ids 6 to 8: of 12, of 5, and of 3 of those.
+            vec![0, info(KIND_ARRAY, 0, false), 0, 1, 1, 12],
+            vec![0, info(KIND_ARRAY, 0, false), 0, 1, 1, 5],
+            vec![0, info(KIND_ARRAY, 0, false), 0, 7, 1, 3],
+            [
+                vec![name("lists"), info(KIND_STRUCT, 2, false), 108],
+                vec![name("flat"), 6, 0, name("nested"), 8, 384],
             ]
             .concat(),
         ]
@@ -366,14 +399,23 @@ mod tests {
         assert_eq!(btf.member("missing", "a"), None);
     }
 
+    #[test]
+    fn arrays_of_one_and_of_several_dimensions() {
+        let btf = Btf::parse(&sample()).unwrap();
+        assert_eq!(btf.length("lists", "flat"), Some(12));
+        assert_eq!(btf.length("lists", "nested"), Some(15));
+        assert_eq!(btf.length("outer", "a"), None);
+        assert_eq!(btf.length("lists", "missing"), None);
+    }
+
     proptest! {
         #[test]
-        fn damaged_data_is_an_error_or_an_answer(at in 0_usize..sample().len(), byte: u8, len in 0_usize..200) {
+        fn damaged_data_is_an_error_or_an_answer(at in 0_usize..sample().len(), byte: u8, len in 0_usize..400) {
             let mut data = sample();
             data[at] = byte;
             data.truncate(len.max(1));
             if let Ok(btf) = Btf::parse(&data) {
-                let _ = btf.member("outer", "in.y");
+                let _ = (btf.member("outer", "in.y"), btf.length("lists", "nested"));
             }
         }
     }

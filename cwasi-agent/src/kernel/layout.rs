@@ -1,14 +1,9 @@
 //! The offsets that the programs need, taken from the kernel's BTF.
 
-use cwasi_ebpf_common::offsets::{MemoryOffsets, Offsets, QueueMeasure, WaitOffsets};
+use cwasi_ebpf_common::offsets::{KINDS, LISTS, MemoryOffsets, Offsets, QueueMeasure, WaitOffsets};
 
 use super::btf::{Btf, Member};
 use super::error::PlaneError;
-
-/// Of `enum memcg_memory_event`.
-const MEMCG_OOM_KILL: u32 = 4;
-/// Size of an `atomic_long_t`.
-const ATOMIC_LONG: u32 = 8;
 
 /// Finds the offsets in the running kernel, for a way to measure the peer's queue.
 ///
@@ -51,19 +46,26 @@ pub(super) fn offsets(btf: &Btf, measure: QueueMeasure) -> Result<Offsets, Plane
 /// # Errors
 /// The kernel's BTF lacks the account of TCP.
 pub(super) fn memory_offsets(btf: &Btf) -> Result<MemoryOffsets, PlaneError> {
+    let node = "mem_cgroup_per_node";
+    let (lists, generations) = ("lru_zone_size", "lruvec.lrugen.nr_pages");
+    let zones = btf.length(node, lists).map_or(0, |length| length / LISTS);
     Ok(MemoryOffsets {
         sock_prot: bytes(btf, "sock", "__sk_common.skc_prot")?,
         proto_memory_allocated: bytes(btf, "proto", "memory_allocated")?,
         proto_sysctl_mem: bytes(btf, "proto", "sysctl_mem")?,
         sock_memcg: optional(btf, "sock", "sk_memcg"),
         memcg_memory: optional(btf, "mem_cgroup", "memory"),
-        memcg_oom_kills: match optional(btf, "mem_cgroup", "memory_events") {
-            0 => 0,
-            events => events + MEMCG_OOM_KILL * ATOMIC_LONG,
-        },
         counter_usage: optional(btf, "page_counter", "usage"),
         counter_max: optional(btf, "page_counter", "max"),
         counter_parent: optional(btf, "page_counter", "parent"),
+        memcg_nodes: optional(btf, "mem_cgroup", "nodeinfo"),
+        node_lru: optional(btf, node, lists),
+        zones,
+        node_generations: optional(btf, node, generations),
+        generations: btf
+            .length(node, generations)
+            .and_then(|length| length.checked_div(KINDS * zones))
+            .unwrap_or(0),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use cwasi_client::cgroup::{self, Leaf};
 use nix::sys::signal::{Signal, kill};
@@ -51,8 +52,26 @@ pub fn cgroup_of(function: &str) -> PathBuf {
 }
 
 /// Writes a file of a cgroup.
-pub fn write(file: &Path, value: &str) {
+fn write(file: &Path, value: &str) {
     fs::write(file, value).unwrap_or_else(|error| panic!("write {value} to {}: {error}", file.display()));
+}
+
+/// Limits a cgroup to so many bytes more than it has.
+pub fn leave(cgroup: &Path, room: u64) {
+    let file = cgroup.join("memory.current");
+    let current = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let current: u64 = current.trim().parse().expect("a number");
+    write(&cgroup.join("memory.max"), &(current + room).to_string());
+}
+
+/// Runs a command in a cgroup, to which its memory is charged.
+pub fn run(cgroup: &Path, command: &str) {
+    let enter = format!("echo $$ >{} && {command}", cgroup.join("cgroup.procs").display());
+    let done = Command::new("sh")
+        .args(["-c", &enter])
+        .stderr(Stdio::null())
+        .status();
+    assert!(done.expect("run sh").success(), "{command}");
 }
 
 /// Takes its memory away from a cgroup: the kernel kills what cannot do without. It may do so before this has returned, and the

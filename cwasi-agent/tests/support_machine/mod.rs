@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, reason = "as in `support`")]
 
 pub mod clock;
+pub mod disk;
 pub mod limited;
 pub mod memory;
 

@@ -10,8 +10,8 @@ use crate::debian::{self, PrivateApt};
 use crate::error::FileContext;
 use crate::{Error, Result, paths, process};
 
-/// Modules that the tests' networks need, where the kernel does not have them built in.
-const MODULES: [&str; 9] = [
+/// Modules that the tests' networks, and a disk, need, where the kernel does not have them built in.
+const MODULES: [&str; 10] = [
     // nf_conntrack looks for this algorithm by name.
     "crc32c_generic",
     "veth",
@@ -22,7 +22,10 @@ const MODULES: [&str; 9] = [
     "nft_masq",
     "nft_nat",
     "tls",
+    "loop",
 ];
+/// What was kept in a kernel's directory, which an xtask of other modules fetches again.
+const KEPT: &str = "modules";
 
 /// The kernels of Debian, unpacked once each.
 #[derive(Debug)]
@@ -78,7 +81,11 @@ impl Store {
     /// Packages cannot be had, or are not what kernels' packages were up to now.
     pub fn get(&self, kernel: &Kernel) -> Result<Image> {
         let directory = self.directory.join(kernel.version.to_string());
-        if !directory.is_dir() {
+        let wanted = MODULES.join("\n");
+        if fs::read_to_string(directory.join(KEPT)).ok().as_ref() != Some(&wanted) {
+            if directory.is_dir() {
+                fs::remove_dir_all(&directory).file("remove", &directory)?;
+            }
             let work =
                 tempfile::tempdir_in(&self.directory).file("create a directory in", &self.directory)?;
             let root = work.path().join("root");
@@ -89,6 +96,7 @@ impl Store {
             }
             let kept = work.path().join("kept");
             keep(&root, &kept)?;
+            fs::write(kept.join(KEPT), wanted).file("write to", &kept)?;
             // Renamed only when complete, so that an interrupted run leaves nothing that looks usable.
             fs::rename(&kept, &directory).file("rename", &kept)?;
         }
