@@ -31,8 +31,13 @@ const USER_DATA_FLAGS: u64 = 7;
 #[derive(Clone, Copy)]
 pub struct Sock(pub u64);
 
+/// What is at an address of the kernel's, which all have their highest bit set: where a CPU can do 57-bit addresses and the kernel does
+/// not, 5.10 warns of itself at a read of what is neither the kernel's nor a process's.
 #[inline(always)]
 fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
+    if base >> 63 == 0 {
+        return None;
+    }
     // SAFETY: bpf_probe_read_kernel takes any address and fails on those that are not mapped.
     unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.ok()
 }
@@ -254,6 +259,14 @@ impl Queue {
     #[inline(always)]
     fn waiter(&self, link: u64) -> Waiter {
         let offsets = &self.offsets;
+        // First, for the head of one of these is where that of the other kind would be, and what would be its item is no address.
+        let poll = link.wrapping_sub(u64::from(offsets.poll_link));
+        if read(poll, offsets.poll_head) == Some(self.head)
+            && read(poll, offsets.poll_file) == Some(self.file)
+            && let Some(events) = read(poll, offsets.poll_events)
+        {
+            return Waiter::Poll(events);
+        }
         let epoll = link.wrapping_sub(u64::from(offsets.epoll_link));
         if read(epoll, offsets.epoll_head) == Some(self.head)
             && let Some(item) = read::<u64>(epoll, offsets.epoll_base)
@@ -261,13 +274,6 @@ impl Queue {
             && let Some(events) = read(item, offsets.epitem_events)
         {
             return Waiter::Epoll(events);
-        }
-        let poll = link.wrapping_sub(u64::from(offsets.poll_link));
-        if read(poll, offsets.poll_head) == Some(self.head)
-            && read(poll, offsets.poll_file) == Some(self.file)
-            && let Some(events) = read(poll, offsets.poll_events)
-        {
-            return Waiter::Poll(events);
         }
         Waiter::Other
     }
