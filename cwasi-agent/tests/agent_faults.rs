@@ -23,7 +23,7 @@ fn redirected(agent: &Agent) -> Busy {
 
 /// The last byte of every stream has come back, and nothing of the functions stays.
 fn finish(busy: Busy, agent: &Agent) {
-    busy.end();
+    let _netns = busy.end();
     support::eventually("the functions are forgotten", || agent.functions().is_empty());
     support::eventually("no flow stays behind", || agent.flows().is_empty());
 }

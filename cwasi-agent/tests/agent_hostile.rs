@@ -135,7 +135,7 @@ fn a_function_that_floods_connections_is_alone_with_it() {
     let enrolled = agent.counters()["cwasi_enrolled_ends_total"];
     assert!(enrolled > 8000, "{enrolled} ends were enrolled");
     drop((flood, deaf));
-    busy.end();
+    let _netns = busy.end();
     support::eventually("no flow stays behind", || agent.flows().is_empty());
     for map in agent.status().maps {
         if ["pairs", "sockets", "flows", "functions"].contains(&map.name.as_str()) {

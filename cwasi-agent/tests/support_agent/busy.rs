@@ -45,9 +45,11 @@ impl Busy {
         agent.has_moved(address, bytes);
     }
 
-    /// The last byte of every stream has come back, and both functions have ended.
-    pub fn end(self) {
+    /// The last byte of every stream has come back, and both functions have ended. Their sockets may still have to tell each other,
+    /// which takes the networks that are given back.
+    pub fn end(self) -> [Arc<NetNs>; 2] {
         self.caller.finish();
         drop(self.echo);
+        self.netns
     }
 }
