@@ -211,6 +211,12 @@ impl Victims {
         Self { caller, echo }
     }
 
+    /// The last byte has come back, and both have ended.
+    fn end(self) {
+        self.caller.finish();
+        drop(self.echo);
+    }
+
     /// What the caller sees when the echo dies: the end or a reset, as of any process that dies.
     fn broken(mut self) {
         assert_eq!(self.echo.end().code(), Some(128 + Signal::SIGKILL as i32));
@@ -227,9 +233,7 @@ impl Victims {
 #[test]
 fn functions_killed_for_their_memory() {
     needs_own_machine!();
-    if let Some(reason) = Limits::missing() {
-        return support::probe::skipped(&reason);
-    }
+    needs_limits!();
     let limits = Limits::new();
     let agent = started();
     let mut busy = Busy::start(&agent);
@@ -252,9 +256,7 @@ fn functions_killed_for_their_memory() {
 #[test]
 fn an_agent_killed_for_its_memory() {
     needs_own_machine!();
-    if let Some(reason) = Limits::missing() {
-        return support::probe::skipped(&reason);
-    }
+    needs_limits!();
     let limits = Limits::new();
     let procs = limits.cgroup().join("cgroup.procs");
     let enter = format!("echo $$ >{} && exec \"$@\"", procs.display());
@@ -328,8 +330,7 @@ fn stops_and_kills_at_random() {
     }
     eprintln!("stopped echo, caller, agent; killed agent, echo: {counts:?} times");
     let victims = victims.expect("there are victims");
-    victims.caller.finish();
-    drop(victims.echo);
+    victims.end();
     busy.is_redirected(&agent);
     busy.new_connection_is_redirected(&agent);
     finish(busy, &agent);
@@ -340,9 +341,7 @@ fn stops_and_kills_at_random() {
 fn a_receiver_whose_memory_is_files() {
     const ROOM: u64 = 16 << 20;
     needs_own_machine!();
-    if let Some(reason) = Limits::missing() {
-        return support::probe::skipped(&reason);
-    }
+    needs_limits!();
     let _limits = Limits::new();
     let agent = started();
     let busy = Busy::start(&agent);
@@ -372,8 +371,7 @@ fn a_receiver_whose_memory_is_files() {
     limited::leave(&cgroup, 1 << 20);
     support::eventually("files make room", || by_kernel(&mut victims));
     assert_eq!(limited::oom_kills(&cgroup), 0);
-    victims.caller.finish();
-    drop(victims.echo);
+    victims.end();
     finish(busy, &agent);
 }
 
@@ -383,9 +381,7 @@ fn a_receiver_with_little_memory() {
     /// More than the kernel keeps free and TCP takes, less than the budget and what TCP takes.
     const ROOM: u64 = 5 << 20;
     needs_own_machine!();
-    if let Some(reason) = Limits::missing() {
-        return support::probe::skipped(&reason);
-    }
+    needs_limits!();
     let _limits = Limits::new();
     let agent = started();
     let busy = Busy::start(&agent);
@@ -396,7 +392,6 @@ fn a_receiver_with_little_memory() {
     thread::sleep(Duration::from_secs(2));
     limited::signal("victim-echo", Signal::SIGCONT);
     assert_eq!(limited::oom_kills(&cgroup), 0);
-    victims.caller.finish();
-    drop(victims.echo);
+    victims.end();
     finish(busy, &agent);
 }

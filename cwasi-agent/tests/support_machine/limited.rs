@@ -10,6 +10,16 @@ use nix::unistd::Pid;
 
 use crate::support_agent::leaves;
 
+/// Ends the test, visibly, where cgroups have no limits.
+#[macro_export]
+macro_rules! needs_limits {
+    () => {
+        if let Some(reason) = $crate::support_machine::limited::Limits::missing() {
+            return $crate::support::probe::skipped(&reason);
+        }
+    };
+}
+
 /// Lets cgroups of functions have limits, as long as it lives.
 pub struct Limits {
     // The parent of functions' cgroups goes with its last child.
