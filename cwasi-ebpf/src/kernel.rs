@@ -186,8 +186,11 @@ impl Sock {
             if (Limit { used, most }).is_near() {
                 return lagging || !make_room(files(memcg, &offsets));
             }
+            if !lagging {
+                return false;
+            }
             match read(counter, offsets.counter_parent) {
-                Some(parent) if parent != 0 && lagging => counter = parent,
+                Some(parent) if parent != 0 => counter = parent,
                 _ => return false,
             }
         }

@@ -15,10 +15,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 macro_rules! needs_own_machine {
     () => {
         needs!();
-        needs_own_machine!(whatever the self_test finds);
+        needs_own_machine!(@alone);
     };
     (whatever the self_test finds) => {
         needs_root!();
+        needs_own_machine!(@alone);
+    };
+    (@alone) => {
         if std::env::var_os($crate::support_machine::OWN).is_none() {
             let reason = "the machine is not the test's own, as those of `cargo xtask test --kernel` are";
             return $crate::support::probe::skipped(reason);
