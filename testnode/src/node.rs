@@ -312,6 +312,16 @@ impl Node {
         }
     }
 
+    /// What containerd, the shims and the agent logged last.
+    pub(crate) fn last_words(&self) -> String {
+        let mut said = format!("{} said:\n{}", self.containerd, tail(&self.log()));
+        let agent = self.agent.log();
+        if !agent.is_empty() {
+            said += &format!("\nthe agent said:\n{}", tail(&agent));
+        }
+        said
+    }
+
     fn tear_down(&self) -> Result<()> {
         let agent = self.agent.remove();
         drop(lock(&self.process).take());
@@ -326,11 +336,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("{} said:\n{}", self.containerd, tail(&self.log()));
-            let log = self.agent.log();
-            if !log.is_empty() {
-                eprintln!("the agent said:\n{}", tail(&log));
-            }
+            eprintln!("{}", self.last_words());
         }
         if let Err(error) = self.tear_down() {
             eprintln!("{} is left behind: {error}", self.name);

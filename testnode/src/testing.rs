@@ -110,7 +110,10 @@ pub fn on_node(
     let node = Node::start(containerd, runtimes).unwrap_or_else(|error| panic!("{name}: {error}"));
     // A panic inside drops the node, which then shows its log and removes what is left.
     if let Err(error) = test(&node).and_then(|()| node.settle()) {
-        panic!("{name}: {error}");
+        let said = node.last_words();
+        drop(node);
+        // The reason comes last, where it is looked for.
+        panic!("{said}\n{name}: {error}");
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::error::{IoContext, brief};
 use crate::{Error, Result};
 
-/// How long one step may take on a busy machine, compilation of a guest included.
-pub const LONG: Duration = Duration::from_secs(60);
+/// How long one step may take on a busy machine, compilation of a guest included: as long as a kubelet waits for an answer.
+pub const LONG: Duration = Duration::from_secs(120);
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(10);
