@@ -160,7 +160,7 @@ pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
+    use crate::{testing, wait};
 
     #[test]
     fn mounts_inside_are_seen_inside_only() {
@@ -191,8 +191,12 @@ mod tests {
         let mut child = namespaces
             .run(|| Command::new("sleep").arg("1000").spawn().action(|| "run sleep"))
             .unwrap();
-        let expected = (i32::try_from(child.id()).unwrap(), "sleep 1000".to_owned());
-        assert_eq!(namespaces.processes(), [expected]);
+        let expected = [(i32::try_from(child.id()).unwrap(), "sleep 1000".to_owned())];
+        // The kernel lets go of who started a program a moment before it knows the program's arguments.
+        wait::until("its arguments are seen", || {
+            Ok((namespaces.processes() == expected).then_some(()))
+        })
+        .unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(namespaces.processes().is_empty());

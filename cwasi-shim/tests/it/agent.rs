@@ -38,13 +38,15 @@ fn converse(mut stream: &UnixStream, answer: fn(&Request) -> Option<Response>, s
     for line in BufReader::new(stream).lines() {
         let Ok(line) = line else { break };
         let request: Request = serde_json::from_str(&line).unwrap();
-        if let Some(response) = answer(&request) {
+        let response = answer(&request);
+        // Before it is answered: the next request may come by another connection.
+        let _ = seen.send(request);
+        if let Some(response) = response {
             let mut line = serde_json::to_vec(&response).unwrap();
             line.push(b'\n');
             // The runner may have given up waiting.
             let _ = stream.write_all(&line);
         }
-        let _ = seen.send(request);
     }
 }
 
