@@ -180,7 +180,7 @@ fn a_function_that_never_reads_stops_its_senders_only() {
     });
     bounds.hold(&agent, &mut busy);
     drop(push);
-    busy.end();
+    drop(busy.end());
 }
 
 /// The most bytes that the kernel lets one of a socket's buffers grow to.

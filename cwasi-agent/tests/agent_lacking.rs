@@ -323,7 +323,7 @@ fn no_replacement_in_links() {
     lacking.agent.succeed(&["enable"]);
     busy.is_redirected(&lacking.agent);
     busy.new_connection_is_redirected(&lacking.agent);
-    busy.end();
+    drop(busy.end());
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn no_readers_in_the_btf() {
     let mut busy = Busy::start(agent);
     busy.is_redirected(agent);
     busy.new_connection_is_redirected(agent);
-    busy.end();
+    drop(busy.end());
 }
 
 /// As if redirected bytes were counted nowhere.

@@ -203,7 +203,7 @@ fn to_a_release_of_the_same_layout_and_back() {
             "turn {turn}"
         );
     }
-    busy.end();
+    let _netns = busy.end();
     support::eventually("no program of the other release stays", || {
         held.programs().len() == 2 && held.tags().is_disjoint(&old)
     });
@@ -232,7 +232,7 @@ fn to_a_release_of_another_layout_and_back() {
     new.is_plain(&mut busy);
     is_well(&agent, &mut busy, OTHER);
     assert!(!old.is_gone() && !new.is_gone(), "open connections hold the maps");
-    busy.end();
+    let _netns = busy.end();
     support::eventually("maps and programs go with the connections", || {
         old.is_gone() && new.is_gone()
     });
@@ -263,7 +263,7 @@ fn killed_in_the_middle() {
     old.is_plain(&mut busy);
     is_well(&agent, &mut busy, LAYOUT);
     assert!(agent.status().enabled);
-    busy.end();
+    let _netns = busy.end();
     support::eventually("maps and programs go with the connections", || old.is_gone());
 }
 
@@ -288,7 +288,7 @@ fn a_second_agent_while_the_first_lives() {
     assert!(unloaded.is_err(), "the pins of a living agent are its own");
     busy.is_redirected(&agent);
     is_well(&agent, &mut busy, OTHER);
-    busy.end();
+    drop(busy.end());
 }
 
 /// The commands of this program know the pins of another layout's agent, when it is dead.
@@ -316,7 +316,7 @@ fn switched_off_and_unloaded_by_a_program_of_another_layout() {
     assert!(agent.succeed(&["unload"]).contains("removed"));
     assert_eq!(names_in(&agent.bpffs), [] as [&str; 0]);
     new.is_plain(&mut busy);
-    busy.end();
+    let _netns = busy.end();
     support::eventually("maps and programs go with the connections", || {
         old.is_gone() && new.is_gone()
     });
@@ -384,5 +384,5 @@ fn from_the_program_of_a_release_and_back() {
     agent.kill();
     agent.run();
     is_well(&agent, &mut busy, LAYOUT);
-    busy.end();
+    drop(busy.end());
 }

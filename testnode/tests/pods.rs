@@ -1,7 +1,7 @@
 //! Pods of functions: their traffic, their neighbours, and many of them.
 
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
 use std::thread;
 
 use cwasi_testnode::cri::Stream;
@@ -185,21 +185,10 @@ fn fifty_pods_leave_nothing(node: &Node) -> Result<()> {
     let at_a_time = thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
     node.start_agent()?;
     let image = node.import_function("inspect", Form::Rootfs)?;
-    let next = AtomicUsize::new(0);
-    let run = |number: usize| -> Result<()> {
+    in_parallel(at_a_time, 0..PODS, |number| {
         let pod = node.pod(&PodSpec::new(&format!("pod-{number}")))?;
         let spec = ContainerSpec::new("inspect", &image).args(["--sleep", "1000"]);
         pod.run(&spec)?.says(Stream::Stdout, "\"args\"").map(drop)
-    };
-    in_parallel(at_a_time, || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= PODS {
-                return Ok(());
-            }
-            // The others end with this one: what they would do is not what a person then looks for in the log.
-            run(number).inspect_err(|_| next.store(PODS, Ordering::Relaxed))?;
-        }
     })?;
     let names: Vec<String> = node
         .agent()
@@ -211,24 +200,33 @@ fn fifty_pods_leave_nothing(node: &Node) -> Result<()> {
     // All of them run at this moment.
     let pods = node.cri().pods()?;
     assert_eq!(pods.len(), PODS);
-    let left = std::sync::Mutex::new(pods);
-    in_parallel(at_a_time, || {
-        loop {
-            let next = left.lock().expect("no panic before").pop();
-            let Some(pod) = next else { return Ok(()) };
-            node.cri().stop_pod(&pod)?;
-            node.cri().remove_pod(&pod)?;
-        }
+    in_parallel(at_a_time, pods, |pod| {
+        node.cri().stop_pod(&pod)?;
+        node.cri().remove_pod(&pod)
     })?;
     node.settle()?;
     assert_eq!(node.agent().functions()?.len(), 0);
     Ok(())
 }
 
-/// Runs a task on several threads; gives the first error.
-fn in_parallel(threads: usize, task: impl Fn() -> Result<()> + Sync) -> Result<()> {
+/// Does a task with each of these, on several threads; gives the first error, after which nothing new is begun: it is not what a
+/// person then looks for in the log.
+fn in_parallel<T>(
+    threads: usize,
+    all: impl IntoIterator<Item = T, IntoIter: Send>,
+    task: impl Fn(T) -> Result<()> + Sync,
+) -> Result<()> {
+    let left = Mutex::new(all.into_iter());
+    let left = || left.lock().expect("no panic before");
+    let work = || {
+        loop {
+            let next = left().next();
+            let Some(next) = next else { return Ok(()) };
+            task(next).inspect_err(|_| left().by_ref().for_each(drop))?;
+        }
+    };
     thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(&task)).collect();
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let mut results = running.into_iter().map(|thread| {
             thread.join().unwrap_or_else(|_| {
                 Err(Error::Output {

@@ -45,8 +45,8 @@ impl Busy {
         agent.has_moved(address, bytes);
     }
 
-    /// The last byte of every stream has come back, and both functions have ended. Their sockets may still have to tell each other,
-    /// which takes the networks that are given back.
+    /// The last byte of every stream has come back, and both functions have ended. Gives their networks back.
+    #[must_use = "closed sockets may still have to tell each other, and stay as long as they cannot"]
     pub fn end(self) -> [Arc<NetNs>; 2] {
         self.caller.finish();
         drop(self.echo);
