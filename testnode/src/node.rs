@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use std::{env, thread};
 
 use nix::sys::signal::Signal;
@@ -20,9 +19,6 @@ use crate::error::{IoContext, on};
 use crate::namespaces::Namespaces;
 use crate::reap::{self, PARENT, PREFIX};
 use crate::{Error, Result, native, snapshot, wait};
-
-/// How long what is left of a removed pod may take to go.
-const SETTLE: Duration = Duration::from_secs(20);
 
 /// A node. Dropping it kills everything that runs on it and removes every trace.
 #[derive(Debug)]
@@ -292,7 +288,8 @@ impl Node {
         Ok(now.difference(&lock(&self.before)).cloned().collect())
     }
 
-    /// Removes all pods, and fails when something of them, or of containers that ended before, stays.
+    /// Removes all pods, and fails when something of them, or of containers that ended before, stays longer than
+    /// [`wait::CLOSING`].
     ///
     /// # Errors
     /// [`Error::Leftovers`]; a pod cannot be removed.
@@ -302,7 +299,7 @@ impl Node {
             self.cri.remove_pod(&pod)?;
         }
         let mut left = Vec::new();
-        let settled = wait::within(SETTLE, "nothing is left", || {
+        let settled = wait::within(wait::CLOSING, "nothing is left", || {
             left = self.leftovers()?;
             Ok(left.is_empty().then_some(()))
         });

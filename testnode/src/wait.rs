@@ -10,6 +10,10 @@ use crate::{Error, Result};
 /// How long one step may take on a busy machine, compilation of a guest included: as long as a kubelet waits for an answer.
 pub const LONG: Duration = Duration::from_secs(120);
 
+/// How long a closed connection may stay whose peer is gone without an answer: TCP repeats its end for 102 s
+/// (`net.ipv4.tcp_orphan_retries` of 0 means 8 times), and the agent looks every 10 s. So long it is no leftover.
+pub const CLOSING: Duration = Duration::from_secs(150);
+
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(10);
 

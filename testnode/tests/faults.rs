@@ -1,5 +1,6 @@
 //! What happens when a part of the node dies, comes late or starts again.
 
+use std::fs;
 use std::time::Duration;
 
 use cwasi_testnode::cri::{State, Stream};
@@ -15,6 +16,7 @@ node_tests!(
     the_peer_of_a_killed_function_sees_the_end,
     functions_run_without_an_agent_and_are_known_to_a_later_one,
     streams_outlive_the_agent,
+    an_end_that_nobody_hears_is_forgotten,
     an_agent_that_hangs_holds_nobody_up,
     pods_outlive_containerd,
     what_a_killed_shim_leaves_is_cleaned_up,
@@ -158,6 +160,45 @@ fn streams_outlive_the_agent(node: &Node) -> Result<()> {
         meanwhile.remove()?;
     }
     assert_eq!(streaming.sink.state()?, State::Running);
+    Ok(())
+}
+
+/// A pod's network may go before its connections have ended: the peer repeats its own end until TCP gives up.
+fn an_end_that_nobody_hears_is_forgotten(node: &Node) -> Result<()> {
+    node.start_agent()?;
+    let (echo, ping) = (
+        node.import_function("echo", Form::Rootfs)?,
+        node.import_function("ping", Form::Rootfs)?,
+    );
+    let (server, client) = (
+        node.pod(&PodSpec::new("server"))?,
+        node.pod(&PodSpec::new("client"))?,
+    );
+    let echo = server.run(&ContainerSpec::new("echo", &echo).args(["0.0.0.0:7000"]))?;
+    echo.says(Stream::Stderr, "listening")?;
+    server.run_inside(|| {
+        // 13 s, by default 102.
+        fs::write("/proc/sys/net/ipv4/tcp_orphan_retries", "5").expect("set a limit of the pod's");
+        Ok(())
+    })?;
+    let address = format!("{}:7000", server.ip()?);
+    let spec = ContainerSpec::new("ping", &ping);
+    client.run(&spec.args([&address, "--size", "1000", "--count", "1000000"]))?;
+    wait::until("both ends are known", || {
+        Ok((node.agent().flows()?.len() == 2).then_some(()))
+    })?;
+    let pid = Pid::from_raw(echo.pid()?);
+    kill(pid, Signal::SIGSTOP).expect("stop the server");
+    client.remove()?;
+    kill(pid, Signal::SIGCONT).expect("continue the server");
+    echo.stop(Duration::from_secs(30))?;
+    wait::until("the agent forgets the server", || {
+        Ok(node.agent().functions()?.is_empty().then_some(()))
+    })?;
+    // A connection is known as long as the kernel has it.
+    assert_eq!(node.agent().flows()?.len(), 1);
+    node.settle()?;
+    assert_eq!(node.agent().flows()?.len(), 0);
     Ok(())
 }
 

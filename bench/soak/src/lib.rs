@@ -27,6 +27,7 @@ use cwasi_bench::agent::{self, Agent};
 use cwasi_bench::error::IoContext;
 use cwasi_bench::interrupt;
 use cwasi_bench::topology::{self, Topology};
+use cwasi_testnode::wait::CLOSING;
 use fastrand::Rng;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
@@ -44,9 +45,6 @@ const LABEL: &str = "soak";
 
 /// How often progress is shown.
 const TICK: Duration = Duration::from_millis(500);
-
-/// How long what ended may be remembered.
-const SETTLE: Duration = Duration::from_secs(30);
 
 /// The files that a soak runs.
 #[derive(Clone, Debug)]
@@ -168,7 +166,7 @@ fn watch(begun: Instant, length: Duration, tally: &Mutex<Tally>, failed: &dyn Fn
 
 /// Waits until the agent has forgotten what has ended; says what it has not.
 fn settle(agent: &Agent) -> Result<String> {
-    let deadline = Instant::now() + SETTLE;
+    let deadline = Instant::now() + CLOSING;
     loop {
         let status = agent.status()?;
         let flows = status.flows.kernel + status.flows.network + status.flows.process;
