@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, info, warn};
 
 use crate::agent::{Agent, Kernel, Node, Settings, StateLocked, Store};
@@ -24,7 +24,7 @@ use crate::api::{Shared, lock};
 use crate::capabilities::{Capability, Held};
 use crate::http;
 use crate::kernel::object::Object;
-use crate::kernel::selftest::Check;
+use crate::kernel::selftest::{Check, Report};
 use crate::kernel::{KernelPlane, Options as PlaneOptions, PlaneError, readers, selftest};
 use crate::page::StatusPage;
 use crate::probe::{one_line, remedy_of_check};
@@ -35,6 +35,11 @@ const EVENTS_EVERY: Duration = Duration::from_millis(200);
 const FUNCTIONS_EVERY: Duration = Duration::from_secs(2);
 /// How often the kernel's maps are looked after, which walks every open connection.
 const PLANE_EVERY: Duration = Duration::from_secs(10);
+
+/// When a kernel is tried again that failed its tests: what it was short of, memory or time, may be there by then.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// How long it is left alone at most; each time is twice as long as the one before.
+const AGAIN_AT_LEAST_EVERY: Duration = Duration::from_secs(3600);
 
 /// Name of the probe that tells whether the data plane could be made at all.
 pub const LOAD: &str = "load";
@@ -140,8 +145,9 @@ async fn supervise(mut options: RunOptions) -> Result<(), RunError> {
         object: options.object,
         ..PlaneOptions::new(options.settings.bpffs.clone(), QueueMeasure::SinceEmpty)
     };
+    let first = plane.clone();
     let opened = tokio::select! {
-        opened = spawn_blocking(move || open_kernel(plane)) => opened.map_err(io::Error::from),
+        opened = spawn_blocking(move || open_kernel(&selftest::run(), first)) => opened.map_err(io::Error::from),
         _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
     };
     let kernel = opened.map_err(system("open the data plane"))??;
@@ -158,11 +164,13 @@ async fn supervise(mut options: RunOptions) -> Result<(), RunError> {
     let _ = started.set(Arc::clone(&agent));
     let clock = tokio::spawn(keep_time(Arc::clone(&agent)));
     let looks = tokio::spawn(keep_looking(announced, Arc::clone(&agent)));
+    let again = tokio::spawn(keep_trying(plane, Arc::clone(&agent)));
     info!(socket = %options.socket.display(), "serving");
     let listener = socket.listener().map_err(system("listen"))?;
     serve(listener, Arc::clone(&agent), Limits::default(), stop).await;
     clock.abort();
     looks.abort();
+    again.abort();
     lock(&agent).save_processes();
     info!("ended; open connections go on");
     Ok(())
@@ -246,12 +254,42 @@ async fn keep_time(agent: Shared) {
     }
 }
 
-/// Tests the kernel and takes over or makes the data plane, with the measure of the queue that was found to work.
+/// Looks at the kernel again, each time after a longer while, until the data plane works.
+async fn keep_trying(options: PlaneOptions, agent: Shared) {
+    let mut pause = AGAIN_AFTER;
+    while lock(&agent).lacks_kernel() {
+        sleep(pause).await;
+        pause = (pause * 2).min(AGAIN_AT_LEAST_EVERY);
+        let (options, agent) = (options.clone(), Arc::clone(&agent));
+        if let Err(error) = spawn_blocking(move || try_again(options, &agent)).await {
+            return error!("the kernel is not tried again: {error}");
+        }
+    }
+}
+
+/// Tests the kernel once more, and opens the data plane when it passes, or when there was none to hold off.
+fn try_again(options: PlaneOptions, agent: &Shared) {
+    let report = selftest::run();
+    let mut agent = lock(agent);
+    let passes = report.measure.is_some();
+    if !agent.lacks_kernel() || (agent.has_plane() && !passes) {
+        return;
+    }
+    agent.close_plane();
+    match open_kernel(&report, options) {
+        Ok(kernel) => agent.adopt(kernel),
+        Err(error) => warn!("{error}"),
+    }
+    if !agent.lacks_kernel() {
+        info!("the kernel passes its tests now");
+    }
+}
+
+/// Takes over or makes the data plane of a kernel that was tested, with the measure of the queue that was found to work.
 ///
 /// # Errors
 /// Another agent holds the bpffs directory. Anything else is told in [`Kernel::degraded`].
-pub fn open_kernel(mut options: PlaneOptions) -> Result<Kernel, RunError> {
-    let report = selftest::run();
+pub fn open_kernel(report: &Report, mut options: PlaneOptions) -> Result<Kernel, RunError> {
     for check in report.checks.iter().filter(|check| !check.passed) {
         debug!("{}: {}", check.name, check.detail);
     }

@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use cwasi_agent::agent::DEGRADATIONS;
 use cwasi_agent::probe::probe;
@@ -17,6 +19,7 @@ use cwasi_client::protocol::Degradation;
 use nix::sys::socket::{getsockopt, sockopt};
 use serde_json::Value;
 use support::netns::veth;
+use support_agent::LONG;
 use support_agent::agent::{Agent, text};
 use support_agent::busy::{Busy, ROUNDS, SERVER};
 use support_agent::doctored::{
@@ -422,25 +425,30 @@ const UNREAD: u64 = 100_000;
 #[test]
 fn no_order() {
     needs_judging!();
-    let lacking = Lacking::calls(&[libc::SYS_recvfrom], |call| {
-        let [socket, buffer, len, ..] = call.arguments;
-        if len <= UNREAD {
-            return Verdict::Done;
-        }
-        let mut bytes = vec![0_u8; 4096];
-        let socket: std::net::TcpStream = call.descriptor(socket).into();
-        let read = (&socket)
-            .read(&mut bytes)
-            .expect("read in the place of a process");
-        bytes.truncate(read);
-        bytes.reverse();
-        call.write(buffer, &bytes);
-        Verdict::Returns(i64::try_from(read).expect("a length"))
-    });
-    lacking.is_plain(&[
-        ("self_test_order_across_spill", "is not the one that was sent"),
-        ("self_test_eof_after_data", "not tried, an earlier check failed"),
-    ]);
+    let lacking = Lacking::calls(&[libc::SYS_recvfrom], reversed);
+    lacking.is_plain(&WITHOUT_ORDER);
+}
+
+/// What an agent then says.
+const WITHOUT_ORDER: [(&str, &str); 2] = [
+    ("self_test_order_across_spill", "is not the one that was sent"),
+    ("self_test_eof_after_data", "not tried, an earlier check failed"),
+];
+
+fn reversed(call: &Call) -> Verdict {
+    let [socket, buffer, len, ..] = call.arguments;
+    if len <= UNREAD {
+        return Verdict::Done;
+    }
+    let mut bytes = vec![0_u8; 4096];
+    let socket: std::net::TcpStream = call.descriptor(socket).into();
+    let read = (&socket)
+        .read(&mut bytes)
+        .expect("read in the place of a process");
+    bytes.truncate(read);
+    bytes.reverse();
+    call.write(buffer, &bytes);
+    Verdict::Returns(i64::try_from(read).expect("a length"))
 }
 
 /// As if bytes that are unread at the end of a connection were lost.
@@ -462,6 +470,60 @@ fn no_bytes_after_the_end() {
             "not tried, an earlier check failed",
         ),
     ]);
+}
+
+/// An agent on a kernel that lacks something for a while, as one that is short of memory does.
+fn lacks_for_a_while(
+    watched: &[libc::c_long],
+    judge: impl Fn(&Call) -> Verdict + Send + 'static,
+    wanted: &[(&str, &str)],
+) {
+    let short = Arc::new(AtomicBool::new(true));
+    let lacking = Lacking::calls(watched, {
+        let short = Arc::clone(&short);
+        move |call| {
+            if short.load(Ordering::Relaxed) {
+                judge(call)
+            } else {
+                Verdict::Done
+            }
+        }
+    });
+    let agent = &lacking.agent;
+    let mut busy = Busy::start(agent);
+    busy.caller.goes_on();
+    lacking.says(wanted);
+    short.store(false, Ordering::Relaxed);
+    let deadline = Instant::now() + 2 * LONG;
+    while !agent.status().accelerating {
+        assert!(Instant::now() < deadline, "{}", agent.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(agent.status().degraded, []);
+    assert_eq!(agent.output(&["status"]).status.code(), Some(0));
+    // The functions and connections of before are there, and what begins now is redirected.
+    busy.new_connection_is_redirected(agent);
+    busy.caller.goes_on();
+    let _netns = busy.end();
+}
+
+#[test]
+fn no_sockhash_for_a_while() {
+    needs_judging!();
+    lacks_for_a_while(
+        &[libc::SYS_bpf],
+        |call| no_map(call, SOCKHASH),
+        &[
+            ("self_test_redirect", "load of the eBPF object"),
+            ("load", "SOCKETS"),
+        ],
+    );
+}
+
+#[test]
+fn no_order_for_a_while() {
+    needs_judging!();
+    lacks_for_a_while(&[libc::SYS_recvfrom], reversed, &WITHOUT_ORDER);
 }
 
 /// As if a connection outlived the listener that it waits at.

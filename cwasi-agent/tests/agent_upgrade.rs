@@ -7,7 +7,7 @@ mod support_agent;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aya::maps::{HashMap, Map, MapData, MapInfo};
 use aya::programs::{ProgramInfo, loaded_links, loaded_programs};
@@ -129,13 +129,13 @@ impl Held {
 
     /// Shows that the connections that were enrolled here go on by TCP alone.
     fn is_plain(&self, busy: &mut Busy) {
-        // What was on its way when they were switched off.
-        std::thread::sleep(Duration::from_millis(50));
-        let before = self.sent();
-        busy.caller.goes_on();
-        let after = self.sent();
-        assert_eq!(after.0, before.0, "redirected by programs that were taken away");
-        assert!(after.1 > before.1);
+        // What was on its way when they were switched off may still come.
+        support::eventually("programs that were taken away redirect nothing", || {
+            let before = self.sent();
+            busy.caller.goes_on();
+            let after = self.sent();
+            after.0 == before.0 && after.1 > before.1
+        });
     }
 }
 

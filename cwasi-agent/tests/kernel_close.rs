@@ -12,9 +12,9 @@ use std::time::Duration;
 use support::netns::{Bridged, veth};
 use support::node::Node;
 use support::pod::{Pod, pair};
-use support::settle;
 use support::stream::{Line, Talk, receive, send};
 use support::tcp;
+use support::{eventually, settle};
 
 /// Plays a scene on a plain connection and on a redirected one, and compares what the scene says it saw.
 fn same_as_plain<T: PartialEq + std::fmt::Debug>(scene: impl Fn(TcpStream, TcpStream) -> T) -> Seen<T> {
@@ -235,10 +235,9 @@ fn writes_to_a_closed_peer_fail_as_ever() {
     needs!();
     let Seen(seen) = same_as_plain(|client, server| {
         drop(server);
-        settle();
         let end = read(&client);
         let first = (&client).write(&[0; 100]).map_err(|error| error.kind());
-        settle();
+        eventually("the reset has come", || tcp::info(&client).state == tcp::CLOSED);
         (
             end,
             first,

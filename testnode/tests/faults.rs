@@ -80,10 +80,10 @@ fn the_peer_of_a_killed_function_sees_the_end(node: &Node) -> Result<()> {
     assert_ne!(streaming.sink.wait()?, 0);
     let words = streaming.sink.stderr()?;
     assert!(words.contains("1 of 1 connections failed"), "{words}");
-    wait::until("the agent forgets both", || {
-        Ok(node.agent().functions()?.is_empty().then_some(()))
+    wait::until("the agent forgets both, and their connection", || {
+        let agent = node.agent();
+        Ok((agent.functions()?.is_empty() && agent.flows()?.is_empty()).then_some(()))
     })?;
-    assert_eq!(node.agent().flows()?.len(), 0);
 
     // The other way round: who sends to the dead gets an error.
     streaming.server.remove()?;
@@ -196,7 +196,7 @@ fn an_end_that_nobody_hears_is_forgotten(node: &Node) -> Result<()> {
         Ok(node.agent().functions()?.is_empty().then_some(()))
     })?;
     // A connection is known as long as the kernel has it.
-    assert_eq!(node.agent().flows()?.len(), 1);
+    assert!(!node.agent().flows()?.is_empty());
     node.settle()?;
     assert_eq!(node.agent().flows()?.len(), 0);
     Ok(())

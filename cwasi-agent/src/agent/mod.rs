@@ -135,6 +135,8 @@ impl Entry {
 /// The agent.
 pub struct Agent {
     plane: Option<Box<dyn Plane>>,
+    /// The plane was taken out of the kernel for good.
+    unloaded: bool,
     /// The self-test failed: the plane must not redirect, whatever the operator's switch says.
     held_off: bool,
     probes: Vec<(&'static str, bool)>,
@@ -166,6 +168,8 @@ pub struct Agent {
 
 impl Agent {
     /// Takes over what an agent before left in the state directory and in the plane, as far as it still exists.
+    ///
+    /// [`Agent::lacks_kernel`] tells whether to look at the kernel again, for [`Agent::adopt`].
     #[must_use]
     pub fn new(kernel: Kernel, settings: Settings, host: Box<dyn Host>, store: Store) -> Self {
         let loaded = store.load();
@@ -174,10 +178,11 @@ impl Agent {
         }
         let boot = host.boot();
         let mut agent = Self {
-            held_off: kernel.plane.is_some() && kernel.held_off,
-            plane: kernel.plane,
-            probes: kernel.probes,
-            kernel_degraded: kernel.degraded,
+            plane: None,
+            unloaded: false,
+            held_off: false,
+            probes: Vec::new(),
+            kernel_degraded: Vec::new(),
             localities: Localities::new(&settings.local, &settings.service),
             settings,
             processes: Processes::restore(loaded.processes, &boot),
@@ -196,18 +201,45 @@ impl Agent {
             recent: Recent::default(),
             events: EventLog::default(),
         };
-        // Before any cgroup is attached: a kernel that failed the self-test must not redirect for a moment.
-        agent.restore_switch();
         agent.restore_functions(loaded.functions);
-        agent.avoid = agent.ids_in_use();
+        agent.adopt(kernel);
         if agent.next_id == 0 {
             agent.next_id = agent.avoid.iter().max().map_or(1, |id| id.saturating_add(1));
         }
         agent.save(|agent, store| store.put_agent(&agent.saved()));
-        // What happened before this agent is no news of now.
-        let totals = agent.read().totals;
-        agent.recent = Recent::since(&totals);
         agent
+    }
+
+    /// Whether another look at the kernel may help: its tests failed, or the data plane could not be made.
+    #[must_use]
+    pub const fn lacks_kernel(&self) -> bool {
+        (self.plane.is_none() || self.held_off) && !self.unloaded
+    }
+
+    /// Whether there is a data plane, held off or not.
+    #[must_use]
+    pub const fn has_plane(&self) -> bool {
+        self.plane.is_some()
+    }
+
+    /// Lets go of the data plane, for one that is opened anew: all that is pinned stays.
+    pub fn close_plane(&mut self) {
+        self.plane = None;
+    }
+
+    /// Goes on with what a look at the kernel found, and takes over what is left there.
+    pub fn adopt(&mut self, kernel: Kernel) {
+        self.held_off = kernel.plane.is_some() && kernel.held_off;
+        self.plane = kernel.plane;
+        self.probes = kernel.probes;
+        self.kernel_degraded = kernel.degraded;
+        // Before any cgroup is attached: a kernel that failed the self-test must not redirect for a moment.
+        self.restore_switch();
+        self.restore_plane();
+        self.avoid = self.ids_in_use();
+        // What happened before is no news of now.
+        let totals = self.read().totals;
+        self.recent = Recent::since(&totals);
     }
 
     fn restore_functions(&mut self, saved: Vec<SavedFunction>) {
@@ -226,7 +258,13 @@ impl Agent {
                 self.save(|_, store| store.remove(function.id));
             }
         }
+    }
+
+    /// Makes the data plane know the registered functions and prefixes, and no others.
+    fn restore_plane(&mut self) {
         let Some(plane) = &mut self.plane else { return };
+        let registered = self.functions.values().map(|entry| entry.saved.cgroup_id);
+        let cgroups: HashSet<u64> = registered.collect();
         match plane.attached() {
             Ok(attached) => {
                 for (cgroup_id, _) in attached
@@ -555,6 +593,7 @@ impl Agent {
     /// A pin cannot be removed.
     pub fn unload(&mut self) -> Result<(), ApiError> {
         info!("unload");
+        self.unloaded = true;
         let done = match self.plane.take() {
             Some(plane) => plane.unload(),
             None => pinned::unload(&self.settings.bpffs).map(drop),

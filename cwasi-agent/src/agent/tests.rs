@@ -479,6 +479,50 @@ fn the_switch_survives_restarts_and_failed_self_tests() {
 }
 
 #[test]
+fn a_kernel_that_passes_later_is_used_from_then_on() {
+    let kernel = |fake: &Fake, degraded: Vec<Degradation>| Kernel {
+        plane: Some(fake.plane()),
+        probes: vec![("redirect", degraded.is_empty())],
+        held_off: !degraded.is_empty(),
+        degraded,
+    };
+    for without_plane in [false, true] {
+        let mut bench = Bench::new();
+        bench.register("kept", 7, &["10.2.0.1"]);
+        bench.restart_broken();
+        if without_plane {
+            bench.agent.close_plane();
+        }
+        assert!(bench.agent.lacks_kernel());
+        assert_ne!(bench.agent.has_plane(), without_plane);
+        bench.register("new", 8, &["10.2.0.2"]);
+        bench.agent.close_plane();
+        bench.agent.adopt(kernel(&bench.fake, vec![broken()]));
+        assert!(bench.agent.lacks_kernel() && !bench.agent.status().accelerating);
+        bench.agent.close_plane();
+        bench.agent.adopt(kernel(&bench.fake, Vec::new()));
+        bench.check();
+        assert!(!bench.agent.lacks_kernel());
+        let status = bench.agent.status();
+        assert!(status.accelerating);
+        assert_eq!(status.degraded, []);
+        assert_eq!(bench.fake.world().config.enabled, 1);
+        assert_eq!(bench.ids(), [1, 2]);
+        assert!(
+            bench
+                .agent
+                .functions()
+                .iter()
+                .all(|function| function.accelerated)
+        );
+    }
+    // Nothing comes back into the kernel of who was told to take it out.
+    let mut bench = Bench::new();
+    bench.agent.unload().unwrap();
+    assert!(!bench.agent.has_plane() && !bench.agent.lacks_kernel());
+}
+
+#[test]
 fn a_plane_that_cannot_be_held_off_is_not_used() {
     let mut bench = Bench::new();
     bench.register("echo", 7, &[]);

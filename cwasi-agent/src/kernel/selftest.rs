@@ -26,8 +26,8 @@ use super::object::{Loaded, Object};
 use super::plane::Maps;
 use super::sockets::SocketFactory;
 
-/// How long a step may take before the kernel is called broken.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a step may take before the kernel is called broken: longer than a busy machine stands still.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a socket may stay in the sockhash after both ends were closed, which removes it before close(2) returns.
 const LINGER: Duration = Duration::from_secs(1);
 /// Enough to find a queue that is not bounded, and too little to hurt a node.

@@ -242,7 +242,7 @@ pub const METRICS: [Metric; 16] = [
                 Some(u64::from(*passed))
             },
         ),
-        help: "1 when the kernel was seen to do it at the agent's start, 0 when it was not. load: it takes the programs; readers: \
+        help: "1 when the agent saw the kernel do it at its last look, 0 when it did not. load: it takes the programs; readers: \
                it tells how the reader of a socket waits; the others are checks of the self-test.",
     },
     Metric {

@@ -8,6 +8,9 @@ use socket2::SockRef;
 /// TCPI_OPT_SYN_DATA: the peer took data that came with the SYN.
 pub const SYN_DATA: u8 = 32;
 
+/// TCP_CLOSE: the connection has ended, in both directions or by a reset.
+pub const CLOSED: u8 = 7;
+
 /// What `struct tcp_info` says that the tests ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
