@@ -359,7 +359,7 @@ fn failures(checks: &[Check]) -> Vec<Degradation> {
             failures.push(Degradation {
                 reason: format!("self_test_{}", check.name),
                 detail,
-                remedy: remedy_of_check(check.name).to_owned(),
+                remedy: remedy_of_check(check).to_owned(),
             });
         }
     }
@@ -369,6 +369,7 @@ fn failures(checks: &[Check]) -> Vec<Degradation> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::selftest::NOT_TRIED;
 
     #[test]
     fn a_cause_is_told_once() {
@@ -380,14 +381,15 @@ mod tests {
         let failures = failures(&[
             check("redirect", true, "4 of 4"),
             check("queue_charged", false, "grew"),
-            check("order_across_spill", false, "not tried"),
-            check("eof_after_data", false, "not tried"),
+            check("order_across_spill", false, NOT_TRIED),
+            check("eof_after_data", false, NOT_TRIED),
         ]);
         let reasons: Vec<_> = failures.iter().map(|failure| failure.reason.as_str()).collect();
         assert_eq!(
             reasons,
             ["self_test_queue_charged", "self_test_order_across_spill"]
         );
-        assert!(failures.iter().all(|failure| !failure.remedy.is_empty()));
+        assert!(failures[0].remedy.contains("cannot be bounded"));
+        assert!(failures[1].remedy.contains("the earlier check"));
     }
 }

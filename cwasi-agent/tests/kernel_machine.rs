@@ -17,6 +17,7 @@ use support::duplex::{Duplex, Manner};
 use support::netns::{Bridged, veth};
 use support::node::Node;
 use support::pod::{Pod, connect};
+use support_agent::LONG;
 use support_agent::agent::Agent;
 use support_agent::busy::Busy;
 use support_agent::function::{Caller, Talker, echo};
@@ -102,6 +103,33 @@ fn memory_for_tcp_runs_short() {
     }
     hoard.release();
     node.settles();
+}
+
+/// An agent whose self-test finds no memory takes that for what the kernel cannot do, until it looks again.
+#[test]
+fn an_agent_starts_while_memory_for_tcp_is_short() {
+    needs_own_machine!();
+    let [here, there] = veth();
+    let strangers = [Pod::stranger(&here), Pod::stranger(&there)];
+    let hoard = Hoard::fill(&strangers[0], &strangers[1], 8);
+    let limit = memory::Limit::near();
+    limit.set(16, 32, 64);
+    let agent = Agent::absent();
+    run(&agent, &[]);
+    let status = agent.status();
+    assert!(!status.accelerating);
+    let first = status.degraded.first().expect("a reason");
+    assert!(first.detail.contains("short of memory"), "{first:?}");
+    drop((limit, hoard));
+    let mut busy = Busy::start(&agent);
+    busy.caller.goes_on();
+    let deadline = Instant::now() + 2 * LONG;
+    while !agent.status().accelerating {
+        assert!(Instant::now() < deadline, "{}", agent.log());
+        thread::sleep(Duration::from_millis(200));
+    }
+    busy.new_connection_is_redirected(&agent);
+    finish(busy, &agent);
 }
 
 /// The last byte of every stream has come back, and nothing of the functions stays.

@@ -26,8 +26,8 @@ use super::object::{Loaded, Object};
 use super::plane::Maps;
 use super::sockets::SocketFactory;
 
-/// How long a step may take before the kernel is called broken: longer than a busy machine stands still.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a step may take before the kernel is called broken, which is looked at again later.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a socket may stay in the sockhash after both ends were closed, which removes it before close(2) returns.
 const LINGER: Duration = Duration::from_secs(1);
 /// Enough to find a queue that is not bounded, and too little to hurt a node.
@@ -63,6 +63,9 @@ pub const CHECKS: [&str; 5] = [
     "eof_after_data",
     "unaccepted_removed",
 ];
+
+/// What is seen of the checks after one that failed.
+pub const NOT_TRIED: &str = "not tried, an earlier check failed";
 
 /// Tries each queue measure until one passes every check.
 #[must_use]
@@ -114,7 +117,7 @@ pub fn try_measure(measure: QueueMeasure) -> Vec<Check> {
                     detail: format!("{}: {error}", measure.label()),
                 });
                 // The stream is in an unknown state: what follows would only repeat the failure.
-                checks.extend(failed(checks.len(), "not tried, an earlier check failed"));
+                checks.extend(failed(checks.len(), NOT_TRIED));
                 break;
             }
         }
@@ -146,13 +149,19 @@ enum Failure {
     /// A socket call failed.
     #[error("{call}: {source}")]
     Socket { call: &'static str, source: io::Error },
+    /// A socket call took too long.
+    #[error("{0}: not done within {seconds} s; the node may be short of memory, or too busy", seconds = PATIENCE.as_secs())]
+    Slow(&'static str),
     /// The kernel did something else.
     #[error("{0}")]
     Wrong(String),
 }
 
 fn call(call: &'static str) -> impl FnOnce(io::Error) -> Failure {
-    move |source| Failure::Socket { call, source }
+    move |source| match source.kind() {
+        ErrorKind::WouldBlock => Failure::Slow(call),
+        _ => Failure::Socket { call, source },
+    }
 }
 
 /// A connected pair of private sockets under a private instance of the programs.

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::kernel::selftest;
+use crate::kernel::selftest::{self, Check, NOT_TRIED};
 
 /// What was found of one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -117,7 +117,7 @@ fn self_test(capable: bool) -> (Vec<Row>, Option<&'static str>) {
         } else {
             Finding::Missing
         };
-        Row::new(GROUP, check.name, finding, one_line(&check.detail)).remedy(remedy_of_check(check.name))
+        Row::new(GROUP, check.name, finding, one_line(&check.detail)).remedy(remedy_of_check(&check))
     });
     (
         rows.collect(),
@@ -141,8 +141,11 @@ pub(crate) fn one_line(detail: &str) -> String {
 
 /// What to do when a check of the self-test fails.
 #[must_use]
-pub fn remedy_of_check(name: &str) -> &'static str {
-    match name {
+pub fn remedy_of_check(check: &Check) -> &'static str {
+    if check.detail == NOT_TRIED {
+        return "do what the earlier check asks for";
+    }
+    match check.name {
         "redirect" => {
             "run `cwasi-agent probe` as root for what is missing, give the agent the capabilities it names, and see that no \
              other sk_msg owner (Cilium, OBI, Beyla) takes every socket of the node"
