@@ -16,6 +16,7 @@ use cwasi_ebpf_common::maps::{
     Config, Flow, FunctionEntry, Locality, Sockets, TrafficEntry, TrafficKey, names,
 };
 use cwasi_ebpf_common::offsets::QueueMeasure;
+use cwasi_ebpf_common::reason::Reason;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
@@ -241,8 +242,14 @@ impl Bench {
             self.send(1000).map_err(call("send"))?;
             self.expect(1000)?;
         }
-        match self.flow()?.sent.redirect_messages {
-            0 => Err(Failure::Wrong("4 messages sent, none was redirected".to_owned())),
+        let flow = self.flow()?;
+        match flow.sent.redirect_messages {
+            0 => {
+                let reason = Reason::from_index(flow.reason).map_or("unknown", Reason::label);
+                Err(Failure::Wrong(format!(
+                    "4 messages sent, none was redirected, the last one for {reason}"
+                )))
+            }
             redirected => Ok(format!("{redirected} of 4 messages redirected")),
         }
     }
