@@ -11,7 +11,6 @@ use std::net::TcpStream;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use cwasi_agent::agent::DEGRADATIONS;
 use cwasi_agent::probe::probe;
@@ -19,7 +18,6 @@ use cwasi_client::protocol::Degradation;
 use nix::sys::socket::{getsockopt, sockopt};
 use serde_json::Value;
 use support::netns::veth;
-use support_agent::LONG;
 use support_agent::agent::{Agent, text};
 use support_agent::busy::{Busy, ROUNDS, SERVER};
 use support_agent::doctored::{
@@ -494,11 +492,7 @@ fn lacks_for_a_while(
     busy.caller.goes_on();
     lacking.says(wanted);
     short.store(false, Ordering::Relaxed);
-    let deadline = Instant::now() + 2 * LONG;
-    while !agent.status().accelerating {
-        assert!(Instant::now() < deadline, "{}", agent.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    agent.wait_until_accelerating();
     assert_eq!(agent.status().degraded, []);
     assert_eq!(agent.output(&["status"]).status.code(), Some(0));
     // The functions and connections of before are there, and what begins now is redirected.

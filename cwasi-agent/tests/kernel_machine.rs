@@ -17,7 +17,6 @@ use support::duplex::{Duplex, Manner};
 use support::netns::{Bridged, veth};
 use support::node::Node;
 use support::pod::{Pod, connect};
-use support_agent::LONG;
 use support_agent::agent::Agent;
 use support_agent::busy::Busy;
 use support_agent::function::{Caller, Talker, echo};
@@ -125,11 +124,7 @@ fn an_agent_starts_while_memory_for_tcp_is_short() {
     drop((limit, hoard));
     let mut busy = Busy::start(&agent);
     busy.caller.goes_on();
-    let deadline = Instant::now() + 2 * LONG;
-    while !agent.status().accelerating {
-        assert!(Instant::now() < deadline, "{}", agent.log());
-        thread::sleep(Duration::from_millis(200));
-    }
+    agent.wait_until_accelerating();
     busy.new_connection_is_redirected(&agent);
     finish(busy, &agent);
 }

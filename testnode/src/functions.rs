@@ -6,6 +6,7 @@ use std::path::Path;
 use xtask::commands::images::PREBUILT;
 use xtask::paths;
 
+use crate::cri::{Container, ContainerSpec, Pod, PodSpec, Stream};
 use crate::error::{IoContext, on};
 use crate::images::{File, Form, Image, Process};
 use crate::node::Node;
@@ -58,6 +59,57 @@ pub fn foreign_program() -> Result<Vec<u8>> {
     };
     program[MACHINE].copy_from_slice(&other);
     Ok(program)
+}
+
+/// An `echo` that listens in a pod, and another pod for who talks to it.
+pub struct Echo<'n> {
+    /// The pod of the echo.
+    pub server: Pod<'n>,
+    /// The other one.
+    pub client: Pod<'n>,
+    /// The echo.
+    pub echo: Container<'n>,
+    /// Where it listens.
+    pub address: String,
+    /// The image of `ping`.
+    ping: String,
+}
+
+impl<'n> Echo<'n> {
+    /// Starts the echo.
+    ///
+    /// # Errors
+    /// containerd or the shim cannot.
+    pub fn start(node: &'n Node) -> Result<Self> {
+        let (echo, ping) = (
+            node.import_function("echo", Form::Rootfs)?,
+            node.import_function("ping", Form::Rootfs)?,
+        );
+        let (server, client) = (
+            node.pod(&PodSpec::new("server"))?,
+            node.pod(&PodSpec::new("client"))?,
+        );
+        let echo = server.run(&ContainerSpec::new("echo", &echo).args(["0.0.0.0:7000"]))?;
+        echo.says(Stream::Stderr, "listening")?;
+        let address = format!("{}:7000", server.ip()?);
+        Ok(Self {
+            server,
+            client,
+            echo,
+            address,
+            ping,
+        })
+    }
+
+    /// Starts a container with this name in the client's pod that sends so many messages of 1000 bytes, one after the other.
+    ///
+    /// # Errors
+    /// containerd or the shim cannot.
+    pub fn ping(&self, name: &str, count: u32) -> Result<Container<'n>> {
+        let (spec, count) = (ContainerSpec::new(name, &self.ping), count.to_string());
+        self.client
+            .run(&spec.args([&self.address, "--size", "1000", "--count", &count]))
+    }
 }
 
 impl Node {

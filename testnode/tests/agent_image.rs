@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 use cwasi_client::cgroup;
 use cwasi_client::client::Client;
 use cwasi_client::protocol::Request;
-use cwasi_testnode::cri::Stream;
-use cwasi_testnode::images::{File, Form, Image};
+use cwasi_testnode::functions::Echo;
+use cwasi_testnode::images::{File, Image};
 use cwasi_testnode::{ContainerSpec, Error, Node, Pod, PodSpec, Result, built, node_tests, wait};
 use xtask::dist::{Release, SECCOMP, agent_image};
 use xtask::paths;
@@ -175,19 +175,8 @@ fn the_agent_accelerates_without_root(node: &Node) -> Result<()> {
         assert_eq!(status.degraded, []);
         assert!(status.accelerating);
         assert!(get(pod, "/readyz")?.contains(" 200 OK"));
-        let (echo, ping) = (
-            node.import_function("echo", Form::Rootfs)?,
-            node.import_function("ping", Form::Rootfs)?,
-        );
-        let (server, client) = (
-            node.pod(&PodSpec::new("server"))?,
-            node.pod(&PodSpec::new("client"))?,
-        );
-        let echo = server.run(&ContainerSpec::new("echo", &echo).args(["0.0.0.0:7000"]))?;
-        echo.says(Stream::Stderr, "listening")?;
-        let address = format!("{}:7000", server.ip()?);
-        let spec = ContainerSpec::new("ping", &ping);
-        let ping = client.run(&spec.args([&address, "--size", "1000", "--count", "10000000"]))?;
+        let pods = Echo::start(node)?;
+        let ping = pods.ping("ping", 10_000_000)?;
         wait::until("the kernel moves the messages", || {
             let function = node.agent().function("default", "client", "ping")?;
             Ok((function.sent.redirect_messages > ENOUGH).then_some(()))
@@ -197,8 +186,8 @@ fn the_agent_accelerates_without_root(node: &Node) -> Result<()> {
         wait::until("the agent forgets a function that ended", || {
             Ok((node.agent().functions()?.len() == 1).then_some(()))
         })?;
-        client.remove()?;
-        server.remove()
+        pods.client.remove()?;
+        pods.server.remove()
     })
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use cwasi_testnode::cri::{State, Stream};
-use cwasi_testnode::functions::is_alive;
+use cwasi_testnode::functions::{Echo, is_alive};
 use cwasi_testnode::images::Form;
 use cwasi_testnode::{
     Container, ContainerSpec, Error, Node, Pod, PodSpec, Result, node_tests, testing, wait,
@@ -97,20 +97,9 @@ fn the_peer_of_a_killed_function_sees_the_end(node: &Node) -> Result<()> {
 }
 
 fn functions_run_without_an_agent_and_are_known_to_a_later_one(node: &Node) -> Result<()> {
-    let (echo, ping) = (
-        node.import_function("echo", Form::Rootfs)?,
-        node.import_function("ping", Form::Rootfs)?,
-    );
-    let (server, client) = (
-        node.pod(&PodSpec::new("server"))?,
-        node.pod(&PodSpec::new("client"))?,
-    );
-    let running = server.run(&ContainerSpec::new("echo", &echo).args(["0.0.0.0:7000"]))?;
-    running.says(Stream::Stderr, "listening")?;
-    let address = format!("{}:7000", server.ip()?);
+    let echo = Echo::start(node)?;
     let call = |name: &str| -> Result<()> {
-        let spec = ContainerSpec::new(name, &ping);
-        let ping = client.run(&spec.args([&address, "--size", "1000", "--count", "1000"]))?;
+        let ping = echo.ping(name, 1000)?;
         assert_eq!(ping.wait()?, 0, "{}", ping.stderr()?);
         Ok(())
     };
@@ -166,32 +155,21 @@ fn streams_outlive_the_agent(node: &Node) -> Result<()> {
 /// A pod's network may go before its connections have ended: the peer repeats its own end until TCP gives up.
 fn an_end_that_nobody_hears_is_forgotten(node: &Node) -> Result<()> {
     node.start_agent()?;
-    let (echo, ping) = (
-        node.import_function("echo", Form::Rootfs)?,
-        node.import_function("ping", Form::Rootfs)?,
-    );
-    let (server, client) = (
-        node.pod(&PodSpec::new("server"))?,
-        node.pod(&PodSpec::new("client"))?,
-    );
-    let echo = server.run(&ContainerSpec::new("echo", &echo).args(["0.0.0.0:7000"]))?;
-    echo.says(Stream::Stderr, "listening")?;
-    server.run_inside(|| {
+    let pods = Echo::start(node)?;
+    pods.server.run_inside(|| {
         // 13 s, by default 102.
         fs::write("/proc/sys/net/ipv4/tcp_orphan_retries", "5").expect("set a limit of the pod's");
         Ok(())
     })?;
-    let address = format!("{}:7000", server.ip()?);
-    let spec = ContainerSpec::new("ping", &ping);
-    client.run(&spec.args([&address, "--size", "1000", "--count", "1000000"]))?;
+    pods.ping("ping", 1_000_000)?;
     wait::until("both ends are known", || {
         Ok((node.agent().flows()?.len() == 2).then_some(()))
     })?;
-    let pid = Pid::from_raw(echo.pid()?);
+    let pid = Pid::from_raw(pods.echo.pid()?);
     kill(pid, Signal::SIGSTOP).expect("stop the server");
-    client.remove()?;
+    pods.client.remove()?;
     kill(pid, Signal::SIGCONT).expect("continue the server");
-    echo.stop(Duration::from_secs(30))?;
+    pods.echo.stop(Duration::from_secs(30))?;
     wait::until("the agent forgets the server", || {
         Ok(node.agent().functions()?.is_empty().then_some(()))
     })?;

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use cwasi_testnode::cri::Stream;
+use cwasi_testnode::functions::Echo;
 use cwasi_testnode::images::Form;
 use cwasi_testnode::{ContainerSpec, Error, Node, Pod, PodSpec, Result, node_tests, testing, wait};
 
@@ -49,34 +50,22 @@ fn traffic_between_pods_is_redirected(node: &Node) -> Result<()> {
     if !accelerates(node)? {
         return Ok(());
     }
-    let (echo, ping) = (
-        node.import_function("echo", Form::Rootfs)?,
-        node.import_function("ping", Form::Rootfs)?,
-    );
-    let (server, client) = (
-        node.pod(&PodSpec::new("server"))?,
-        node.pod(&PodSpec::new("client"))?,
-    );
-    server
-        .run(&ContainerSpec::new("echo", &echo).args(["0.0.0.0:7000"]))?
-        .says(Stream::Stderr, "listening")?;
-    let address = format!("{}:7000", server.ip()?);
+    let pods = Echo::start(node)?;
     // One that ends when it is told to, and never has more than a message on its way.
-    let spec = ContainerSpec::new("ping", &ping);
-    let ping = client.run(&spec.args([&address, "--size", "1000", "--count", "10000000"]))?;
+    let ping = pods.ping("ping", 10_000_000)?;
     let sent = wait::until("the kernel moves the messages", || {
         let function = node.agent().function("default", "client", "ping")?;
         Ok((function.sent.redirect_messages > ENOUGH).then_some(function.sent))
     })?;
     // The first ones go by TCP, until the peer is known to have read them.
     assert!(sent.tcp_messages < sent.redirect_messages / 10, "{sent:?}");
-    let segments = data_segments(&client, 7000)?;
+    let segments = data_segments(&pods.client, 7000)?;
     assert!(segments < ENOUGH / 10, "{segments} segments, {sent:?}");
     // The address of the flow is the pod's: nothing stands between.
     let flows = node.agent().flows()?;
-    let flow = flows.iter().find(|flow| flow.remote.to_string() == address);
-    let flow = flow.unwrap_or_else(|| panic!("no flow to {address} in {flows:?}"));
-    assert_eq!(flow.local.ip().to_string(), client.ip()?);
+    let flow = flows.iter().find(|flow| flow.remote.to_string() == pods.address);
+    let flow = flow.unwrap_or_else(|| panic!("no flow to {} in {flows:?}", pods.address));
+    assert_eq!(flow.local.ip().to_string(), pods.client.ip()?);
     ping.remove()?;
     // It is forgotten with its container, and the other one goes on.
     wait::until("the agent forgets a function that ended", || {

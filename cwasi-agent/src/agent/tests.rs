@@ -41,6 +41,17 @@ fn broken() -> Degradation {
     }
 }
 
+fn kernel(fake: &Fake, degraded: Vec<Degradation>) -> Kernel {
+    Kernel {
+        plane: Some(fake.plane()),
+        probes: vec![("redirect", true)],
+        held_off: degraded
+            .iter()
+            .any(|cause| cause.reason.starts_with("self_test_")),
+        degraded,
+    }
+}
+
 impl Bench {
     fn new() -> Self {
         let fake = Fake::default();
@@ -51,15 +62,12 @@ impl Bench {
     }
 
     fn start(fake: &Fake, dir: &Path, degraded: Vec<Degradation>) -> Agent {
-        let kernel = Kernel {
-            plane: Some(fake.plane()),
-            probes: vec![("redirect", true)],
-            held_off: degraded
-                .iter()
-                .any(|cause| cause.reason.starts_with("self_test_")),
-            degraded,
-        };
-        Agent::new(kernel, settings(), fake.host(), Store::new(&dir.join("state")))
+        Agent::new(
+            kernel(fake, degraded),
+            settings(),
+            fake.host(),
+            Store::new(&dir.join("state")),
+        )
     }
 
     fn restart(&mut self) {
@@ -480,12 +488,6 @@ fn the_switch_survives_restarts_and_failed_self_tests() {
 
 #[test]
 fn a_kernel_that_passes_later_is_used_from_then_on() {
-    let kernel = |fake: &Fake, degraded: Vec<Degradation>| Kernel {
-        plane: Some(fake.plane()),
-        probes: vec![("redirect", degraded.is_empty())],
-        held_off: !degraded.is_empty(),
-        degraded,
-    };
     for without_plane in [false, true] {
         let mut bench = Bench::new();
         bench.register("kept", 7, &["10.2.0.1"]);

@@ -99,6 +99,15 @@ impl Agent {
         }
     }
 
+    /// Waits until an agent that lacked something has looked at the kernel again, and accelerates.
+    pub fn wait_until_accelerating(&self) {
+        let deadline = Instant::now() + 2 * LONG;
+        while !self.status().accelerating {
+            assert!(Instant::now() < deadline, "{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Whether requests are answered: the socket is there before that.
     fn serves(&self) -> bool {
         let client = Client::connect(&self.socket());
